@@ -1,0 +1,88 @@
+"""Counters of a run that several threads write and a terminal or log reads. No terminal code here."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """The counters at one moment. `seconds` runs since the progress began."""
+
+    phase: str
+    total: int | None
+    unchanged: int
+    reused: int
+    embedded: int
+    failed: int
+    failures_by_code: Mapping[str, int]
+    stage_seconds: Mapping[str, float]
+    seconds: float
+
+    @property
+    def done(self) -> int:
+        return self.unchanged + self.reused + self.embedded + self.failed
+
+
+@dataclass(slots=True)
+class Progress:
+    """Counters of one run. Every method may be called from any thread."""
+
+    phase: str = "starting"
+    total: int | None = None
+    unchanged: int = 0
+    reused: int = 0
+    embedded: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    stage_seconds: dict[str, float] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def begin(self, phase: str, *, total: int | None = None) -> None:
+        """Say what happens now: syncing, encoding, indexing …"""
+        with self._lock:
+            self.phase = phase
+            if total is not None:
+                self.total = total
+
+    def add(self, *, unchanged: int = 0, reused: int = 0, embedded: int = 0) -> None:
+        with self._lock:
+            self.unchanged += unchanged
+            self.reused += reused
+            self.embedded += embedded
+
+    def fail(self, code: str, failures: int = 1) -> None:
+        with self._lock:
+            self.failures[code] += failures
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time spent inside to the stage's busy seconds, summed over all threads."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.stage_seconds[name] = self.stage_seconds.get(name, 0.0) + time.perf_counter() - started
+
+    def snapshot(self) -> Snapshot:
+        with self._lock:
+            return Snapshot(
+                phase=self.phase,
+                total=self.total,
+                unchanged=self.unchanged,
+                reused=self.reused,
+                embedded=self.embedded,
+                failed=self.failures.total(),
+                failures_by_code=dict(self.failures.most_common()),
+                stage_seconds={name: round(seconds, 3) for name, seconds in self.stage_seconds.items()},
+                seconds=time.monotonic() - self.started,
+            )

@@ -1,0 +1,192 @@
+"""The nouns that cross a border between rooms: frozen, slotted, keyword-only.
+
+They hold plain values and numpy arrays, never a connection, tensor or open file, so any engine can ship them.
+One record per state: an image is an `ImageRef`, then `Fetched`, then `Decoded`, then an `Embedding`, or a
+`Failure` at any step. `Content` is what is known of the bytes themselves and travels with all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from decimal import Decimal
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Product:
+    """One product as the catalog states it.
+
+    `images` holds locations in order: an http(s) URL, a path relative to the image root with forward slashes,
+    or a data URI. `row` counts catalog rows from 1, without a header.
+    """
+
+    row: int
+    product_id: str
+    images: tuple[str, ...]
+    title: str | None = None
+    category: str | None = None
+    brand: str | None = None
+    price: Decimal | None = None
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadRow:
+    """A catalog row that is no product, or a product's image reference that is no image reference."""
+
+    row: int
+    code: str
+    detail: str
+    product_id: str | None = None
+    url: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRef:
+    """One image of one product as stored, a piece of work; `url` has one of the forms of `Product.images`."""
+
+    image_id: int
+    product_id: str
+    url: str = field(repr=False)  # may hold a password or a token
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """What is known of the bytes behind an image; `etag` and `last_modified` are the server's own words."""
+
+    image: ImageRef
+    sha256: bytes
+    size_bytes: int
+    mime: str | None = None
+    etag: str | None = None
+    last_modified: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """The bytes of one image."""
+
+    content: Content
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Decoded:
+    """One image at the model's input size: uint8 [H, W, 3], RGB; width and height are the original's."""
+
+    content: Content
+    width: int
+    height: int
+    pixels: NDArray[np.uint8] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Embedding:
+    """The vector of one image under one model: float32 [D], norm 1."""
+
+    content: Content
+    width: int
+    height: int
+    vector: NDArray[np.float32] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why an image has no vector. `stage` is fetch, decode or encode; `code` is an ItemError's."""
+
+    image: ImageRef
+    stage: str
+    code: str
+    detail: str
+    is_retryable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcomes:
+    """What became of some images; `reused` are those whose bytes have a vector already."""
+
+    embedded: tuple[Embedding, ...] = ()
+    reused: tuple[Content, ...] = ()
+    failed: tuple[Failure, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.embedded) + len(self.reused) + len(self.failed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreprocessSpec:
+    """How a model wants its pixels: the settings of its own image processor, and nothing that it ignores.
+
+    `resize` is `shortest_edge` (then centre crop to height × width) or `squash` (straight to height × width).
+    `resize_size` is the edge for `shortest_edge`. `resample` is Pillow's number. Normalised pixels are
+    (uint8 · rescale - mean) / std per RGB channel.
+    """
+
+    resize: str
+    resize_size: int
+    height: int
+    width: int
+    resample: int
+    rescale: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """One vector space: what was asked for and what it resolved to (law 6).
+
+    `name` is the name in the database ([a-z][a-z0-9_]*). `source` is a Hub id, or for a local folder the word
+    `folder`: the path may change, the weights may not. `revision` is the Hub's commit, or `sha256:…` of the
+    weights of a folder. `has_text` says whether text can be encoded into the same space.
+    """
+
+    name: str
+    source: str
+    revision: str
+    dims: int
+    preprocess: PreprocessSpec
+    has_text: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """One product found: `similarity` is the cosine of its nearest image, 1 is identical."""
+
+    product_id: str
+    title: str | None
+    category: str | None
+    brand: str | None
+    price: Decimal | None
+    image: str
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """What a run did; its fields are the keys of `catvec run --json` (law 1: seen adds up)."""
+
+    run_id: int
+    finished: bool
+    seen: int
+    unchanged: int
+    reused: int
+    embedded: int
+    failed: int
+    pending: int
+    removed: int
+    failures_by_code: Mapping[str, int]
+    seconds: float
+    images_per_s: float
+    model: str
+    dims: int
+    device: str
+    precision: str
+    batch_size: int
+    stage_seconds: Mapping[str, float]

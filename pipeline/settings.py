@@ -1,0 +1,112 @@
+"""What can be set, one frozen record per concern; each checks itself and raises ConfigError.
+
+Nothing here reads a file or the environment. The command line makes its options out of these fields: name, type,
+default and help are written once, here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path  # noqa: TC003 - the command line reads these annotations
+from typing import Any
+
+from pipeline.errors import ConfigError
+
+
+def setting(default: Any, help_text: str) -> Any:
+    """A field with its help; the unit stands in the help."""
+    return field(default=default, metadata={"help": help_text})
+
+
+def _check(settings: object, **minima: float) -> None:
+    """Every named field is at least its minimum, or None."""
+    for name, minimum in minima.items():
+        value = getattr(settings, name)
+        if value is not None and value < minimum:
+            option = "--" + name.replace("_", "-")
+            raise ConfigError(f"{option} is {value!r}, expected at least {minimum}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogSettings:
+    """Where the catalog is and how to read it. A column set to None is found by its usual names."""
+
+    uri: str = field(repr=False)  # may hold a password
+    format: str | None = setting(None, "csv, tsv, json, jsonl, parquet, folder or sql; else by the ending")
+    encoding: str = setting("utf-8-sig", "text encoding of csv, tsv, json and jsonl, such as cp1252 or utf-16")
+    delimiter: str | None = setting(None, "one character between csv columns; else found in the first lines")
+    query: str | None = setting(None, "the SELECT to run when the catalog is an SQLAlchemy URL")
+    id_column: str | None = setting(None, "column of the product id; else found by its usual names")
+    image_columns: tuple[str, ...] = setting((), "column of images, may be given several times")
+    title_column: str | None = setting(None, "column of the title")
+    category_column: str | None = setting(None, "column of the category")
+    brand_column: str | None = setting(None, "column of the brand")
+    price_column: str | None = setting(None, "column of the price")
+    image_separator: str | None = setting(None, "what parts several images in one cell; else found per cell")
+    image_root: Path | None = setting(None, "folder where relative image paths start; else beside the catalog")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchSettings:
+    """How images are downloaded and read."""
+
+    concurrency: int = setting(64, "downloads at once")
+    per_host: int = setting(16, "downloads at once from one host")
+    timeout_s: float = setting(30.0, "seconds for one image: all tries, redirects and waiting")
+    max_bytes: int = setting(20 * 1024 * 1024, "bytes an image may have")
+    max_redirects: int = setting(5, "redirects followed for one image")
+    retries: int = setting(3, "tries after the first one")
+    allow_private_hosts: bool = setting(False, "fetch from private, loopback and link-local addresses too")
+
+    def __post_init__(self) -> None:
+        _check(self, concurrency=1, per_host=1, timeout_s=0.1, max_bytes=1, max_redirects=0, retries=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeSettings:
+    """How bytes become pixels."""
+
+    reduced: bool = setting(True, "decode large JPEGs at a half, quarter or eighth, never below twice the input size")
+    max_pixels: int = setting(100_000_000, "pixels an image may have; 100 million take 300 MB while decoding")
+
+    def __post_init__(self) -> None:
+        _check(self, max_pixels=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSettings:
+    """Which model, and how it runs here."""
+
+    model: str = setting("vit-b-32", "vit-b-32, vit-b-16, vit-l-14, vit-l-14-336, a Hub id, or a local folder")
+    model_name: str | None = setting(None, "the model's name in the database; else made from --model")
+    revision: str | None = setting(None, "branch, tag or commit of a Hub model")
+    device: str = setting("auto", "auto, cuda, cuda:N, mps or cpu")
+    precision: str = setting("auto", "auto, fp32, bf16 or fp16")
+    batch_size: int | None = setting(None, "images in one forward pass; else by the device")
+
+    def __post_init__(self) -> None:
+        _check(self, batch_size=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSettings:
+    """One run of `catvec run`; the nested records have options of their own."""
+
+    catalog: CatalogSettings
+    fetch: FetchSettings = field(default_factory=FetchSettings)
+    decode: DecodeSettings = field(default_factory=DecodeSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    catalog_name: str = setting("default", "name of the catalog, when a database holds several")
+    decode_threads: int | None = setting(None, "threads that decode; else one per core")
+    max_remove_rate: float = setting(0.1, "share of the stored products that may be missing in the catalog, 0 to 1")
+    build_index: bool = setting(True, "have an HNSW index after the run")
+
+    def __post_init__(self) -> None:
+        _check(self, decode_threads=1, max_remove_rate=0)
+        if self.max_remove_rate > 1:
+            raise ConfigError(f"--max-remove-rate is {self.max_remove_rate!r}, expected 0 to 1")
+
+
+def plain_fields(kind: type) -> list[str]:
+    """The names of the fields of a settings record that are set one by one."""
+    return [entry.name for entry in fields(kind) if "help" in entry.metadata]
