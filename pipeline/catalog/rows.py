@@ -1,0 +1,141 @@
+"""Rows become products here, whatever kind of catalog they come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.catalog.prices import parse_price
+from pipeline.catalog.references import flatten, make_reference, redact
+from pipeline.catalog.values import BAD_TEXT, as_json, as_text, check_storable
+from pipeline.errors import RowError
+from pipeline.records import BadRow, Product
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from pipeline.catalog.columns import Columns
+
+MAX_INDEXED_CHARACTERS = 500
+"""longest id, category or brand: Postgres cannot index more than 2,704 bytes, and a character may take four"""
+
+_SHOWN_CHARACTERS = 300
+"""of a faulty reference or detail: enough to find it, and a data URI may have millions"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One row as its catalog states it; `row` counts from 1, without a header."""
+
+    row: int
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """An open catalog: the names of its columns, and its rows as they are read."""
+
+    names: tuple[str, ...]
+    rows: Iterator[Row | BadRow]
+
+
+def bad_row(row: int, code: str, detail: str, *, product_id: str | None = None, url: str | None = None) -> BadRow:
+    """A BadRow that Postgres can store and a person can read: clipped, without NUL, surrogates or passwords."""
+    return BadRow(
+        row=row,
+        code=code,
+        detail=_storable(detail),
+        product_id=_storable(product_id) if product_id else None,
+        url=_storable(redact(url[:_SHOWN_CHARACTERS])) if url else None,
+    )
+
+
+def _storable(text: str) -> str:
+    clean = BAD_TEXT.sub("\ufffd", text)
+    return clean if len(clean) <= _SHOWN_CHARACTERS else clean[: _SHOWN_CHARACTERS - 1] + "…"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowMapper:
+    """Makes a product, or the reason why there is none, of each row."""
+
+    columns: Columns
+    separator: str | None
+    root: Path | None
+
+    def map(self, row: Row) -> list[Product | BadRow]:
+        """The row's product, then what is wrong with its images; or one BadRow instead."""
+        product_id = None
+        try:
+            product_id = self._product_id(row.values)
+            check_storable(row.values)
+            images, faults = self._images(row, product_id)
+            product = self._product(row, product_id, images)
+        except RowError as error:
+            return [bad_row(row.row, error.code, error.message, product_id=product_id)]
+        except RecursionError:  # a list inside a cell, which no check has seen
+            return [bad_row(row.row, "too_deep", "lists in an image cell nested too deeply", product_id=product_id)]
+        if not images and not faults:
+            faults.append(bad_row(row.row, "no_image", "no image", product_id=product_id))
+        return [product, *faults]
+
+    def _product_id(self, values: Mapping[str, Any]) -> str:
+        value = values.get(self.columns.id)
+        if isinstance(value, (bool, list, dict)):
+            raise RowError("bad_id", f"column {self.columns.id!r} is {value!r}, expected text or a number")
+        product_id = as_text(value)
+        if product_id is None:
+            raise RowError("missing_id", f"column {self.columns.id!r} is empty")
+        _check_length(self.columns.id, product_id, code="bad_id")
+        return product_id
+
+    def _product(self, row: Row, product_id: str, images: tuple[str, ...]) -> Product:
+        values, columns = row.values, self.columns
+        price = parse_price(values.get(columns.price)) if columns.price else None
+        product = Product(
+            row=row.row,
+            product_id=product_id,
+            images=images,
+            title=_text(values, columns.title),
+            category=_text(values, columns.category),
+            brand=_text(values, columns.brand),
+            price=price,
+            attrs=self._attrs(values, has_price=price is not None),
+        )
+        _check_length(columns.category, product.category, code="too_long")
+        _check_length(columns.brand, product.brand, code="too_long")
+        return product
+
+    def _attrs(self, values: Mapping[str, Any], *, has_price: bool) -> dict[str, Any]:
+        columns = self.columns
+        used = columns.used_in(tuple(values))
+        attrs = {}
+        for name, value in values.items():
+            if name not in used and (plain := as_json(value)) not in (None, ""):
+                attrs[name] = plain
+        if columns.price and not has_price and (raw := as_json(values.get(columns.price))) not in (None, ""):
+            attrs.setdefault("price", raw)
+        return attrs
+
+    def _images(self, row: Row, product_id: str) -> tuple[tuple[str, ...], list[BadRow]]:
+        images: dict[str, None] = {}  # an ordered set
+        faults = []
+        for name in self.columns.images_of(tuple(row.values)):
+            for raw in flatten(row.values.get(name), self.separator):
+                try:
+                    images[make_reference(raw, self.root)] = None
+                except RowError as error:
+                    faults.append(bad_row(row.row, error.code, error.message, product_id=product_id, url=str(raw)))
+        return tuple(images), faults
+
+
+def _text(values: Mapping[str, Any], name: str | None) -> str | None:
+    return as_text(values.get(name)) if name else None
+
+
+def _check_length(name: str | None, text: str | None, *, code: str) -> None:
+    if text is not None and len(text) > MAX_INDEXED_CHARACTERS:
+        raise RowError(
+            code, f"column {name!r} has {len(text):,} characters, expected at most {MAX_INDEXED_CHARACTERS}"
+        )
