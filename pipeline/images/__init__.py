@@ -1,0 +1,1 @@
+"""Image reference → bytes (fetch) → pixels at the model's input size (decode)."""
