@@ -1,0 +1,1 @@
+"""Which model, its identity, and how it runs here. The only room with torch and transformers."""
