@@ -1,0 +1,1 @@
+"""Alembic environment, versions, and the SQL files they load; carried by the wheel."""

@@ -1,0 +1,1 @@
+"""Everything that speaks SQL to the database with the vectors."""

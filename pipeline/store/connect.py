@@ -1,0 +1,256 @@
+"""Connections to the database with the vectors: opening them, naming what is wrong, riding out a lost one.
+
+A `Session` is one connection that heals: work handed to `Session.run` is one transaction, done again from the
+start when the server went away in the middle. So work must not change anything outside the database before it
+returns.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, LiteralString, TypeVar
+
+import psycopg
+from pgvector.psycopg import register_vector
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from pipeline import __version__
+from pipeline.errors import ConfigError, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+logger = logging.getLogger(__name__)
+
+Connection = psycopg.Connection[tuple]  # type: ignore[type-arg]
+Result = TypeVar("Result")
+
+OLDEST_VECTOR = (0, 8, 0)
+"""iterative scans came with pgvector 0.8.0; without them a filtered search returns too few rows"""
+
+OUTAGE_S = 60.0
+"""how long a lost server is waited for: a restart takes seconds, a failover about half a minute"""
+
+GONE = ("08", "57P", "25006", "53300")
+"""SQLSTATE prefixes that mean: the server went away or went read-only, and may come back"""
+CONTENDED = ("40001", "40P01", "55P03")
+"""serialization failure, deadlock, lock timeout: the same work succeeds later"""
+
+
+def normalise_url(url: str) -> str:
+    """The URL as psycopg wants it; SQLAlchemy's and Heroku's spellings are understood.
+
+    Raises ConfigError when it is no PostgreSQL connection string.
+    """
+    scheme, separator, rest = url.partition("://")
+    if separator and scheme in {"postgres", "postgresql+psycopg", "postgresql+psycopg2"}:
+        url = f"postgresql://{rest}"
+    try:
+        conninfo_to_dict(url)
+    except psycopg.ProgrammingError as error:
+        raise ConfigError(
+            f"{hide_password(url)!r} is not a PostgreSQL connection string",
+            hint="write it as postgresql://user:password@host:5432/database",
+        ) from error
+    return url
+
+
+def hide_password(url: str) -> str:
+    """The URL without anything that could be a password, for messages."""
+    try:
+        parts = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        return url.partition("://")[0] + "://…"
+    place = f"{parts.get('host') or 'localhost'}:{parts.get('port') or 5432}"
+    return f"postgresql://{parts.get('user') or ''}@{place}/{parts.get('dbname') or ''}"
+
+
+def connect(url: str) -> Connection:
+    """A new connection in autocommit mode, without the vector types (`Session` registers them).
+
+    Raises StoreError that says what is wrong and what to do.
+    """
+    url = normalise_url(url)
+    try:
+        return psycopg.connect(
+            make_conninfo(
+                url,
+                application_name=f"catvec {__version__}",
+                connect_timeout=10,
+                keepalives_idle=30,
+                keepalives_interval=10,
+                keepalives_count=3,
+            ),
+            autocommit=True,
+            # catvec's statements differ from run to run, and a plan cached under other settings would be kept
+            prepare_threshold=None,
+        )
+    except psycopg.OperationalError as error:
+        raise _connect_error(url, error) from error
+
+
+def _connect_error(url: str, error: psycopg.OperationalError) -> StoreError:
+    place = hide_password(url)
+    text = str(error)
+    known: tuple[tuple[str, str, str], ...] = (
+        (
+            "password authentication failed",
+            "refused the user or password",
+            "check the user and password in --db",
+        ),
+        ("no password supplied", "wants a password", "put it into --db, or into ~/.pgpass"),
+        ("does not exist", "has no such database or role", "create it, or check the names in --db"),
+        ("pg_hba.conf", "does not let this host in", "ask its administrator for an entry in pg_hba.conf"),
+        ("Connection refused", "is not listening", "is the server running? check host and port in --db"),
+        ("resolve host", "has a host name that cannot be found", "check the host in --db"),
+        ("timeout", "does not answer within 10 s", "check host and port in --db, and the firewall"),
+        ("too many", "has no free connection", "try again later, or raise max_connections"),
+    )
+    for fragment, what, cure in known:
+        if fragment in text:
+            return StoreError(f"database {place} {what}", hint=cure)
+    password = conninfo_to_dict(url).get("password")
+    detail = " ".join(text.split())
+    return StoreError(
+        f"database {place} cannot be reached: {detail.replace(str(password), '…') if password else detail}"
+    )
+
+
+def find_vector(connection: Connection) -> tuple[str, str] | None:
+    """Schema and version of the vector extension in this database, or None."""
+    row = connection.execute(
+        "SELECT n.nspname, e.extversion FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace"
+        " WHERE e.extname = 'vector'"
+    ).fetchone()
+    return (row[0], row[1]) if row else None
+
+
+def require_vector(connection: Connection) -> str:
+    """The schema of the vector extension. Raises StoreError when it is missing or too old."""
+    found = find_vector(connection)
+    if found is None:
+        raise StoreError(
+            f"database {connection.info.dbname!r} has no vector extension",
+            hint="an administrator of the database runs: CREATE EXTENSION vector;",
+        )
+    schema, version = found
+    if parse_version(version) < OLDEST_VECTOR:
+        raise StoreError(
+            f"the vector extension is {version}, expected at least 0.8.0",
+            hint="install pgvector 0.8.4 or newer on the server, then run: ALTER EXTENSION vector UPDATE;",
+        )
+    return schema
+
+
+def parse_version(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+def adopt_vector_types(connection: Connection) -> None:
+    """Make the connection read and write vectors, wherever the extension lives."""
+    schema = require_vector(connection)
+    connection.execute(sql.SQL("SET search_path TO {}, pg_catalog").format(sql.Identifier(schema)))
+    register_vector(connection)
+
+
+def translate(error: psycopg.Error) -> StoreError:
+    """A psycopg error as ours, with the cure where there is a known one."""
+    state = error.sqlstate or ""
+    message = (error.diag.message_primary or str(error)).strip()
+    if state == "42501":
+        return StoreError(message, hint="connect as the owner of catvec's tables, or have the right granted")
+    if state in {"3F000", "42P01", "42883"}:
+        return StoreError(message, hint="run: catvec db migrate")
+    if state == "53100":
+        return StoreError(message, hint="free some space on the database server, then run the same command again")
+    return StoreError(message, hint=error.diag.message_hint)
+
+
+class Session:
+    """One connection with vector types that is opened again when the server went away.
+
+    `on_connect` runs on each new connection (a run takes its lock there). Not for use by two threads at once.
+    """
+
+    def __init__(self, url: str, *, on_connect: Callable[[Connection], None] | None = None) -> None:
+        self._url = url
+        self._on_connect = on_connect
+        self._connection: Connection | None = None
+
+    def __enter__(self) -> Session:
+        self.connection()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Session({hide_password(self._url)!r})"
+
+    def connection(self) -> Connection:
+        """The live connection, in autocommit mode: for statements that refuse a transaction."""
+        if self._connection is None or self._connection.closed:
+            connection = connect(self._url)
+            try:
+                adopt_vector_types(connection)
+                if self._on_connect is not None:
+                    self._on_connect(connection)
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
+        return self._connection
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def run(self, work: Callable[[Connection], Result]) -> Result:
+        """Do the work in one transaction, again from the start while the server is away (at most 60 s).
+
+        Raises StoreError; data and constraint errors of psycopg pass through for the caller who can part them.
+        """
+        deadline = time.monotonic() + OUTAGE_S
+        pause_s = 0.1
+        while True:
+            try:
+                connection = self.connection()
+                with connection.transaction():
+                    return work(connection)
+            except (psycopg.DataError, psycopg.IntegrityError):
+                raise
+            except psycopg.Error as error:
+                if not _is_passing(error) or time.monotonic() > deadline:
+                    raise translate(error) from error
+                failed: Exception = error
+            except StoreError as error:
+                if not isinstance(error.__cause__, psycopg.OperationalError) or time.monotonic() > deadline:
+                    raise
+                failed = error
+            logger.warning("database: %s; trying again in %.1f s", " ".join(str(failed).split()), pause_s)
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 2, 5.0)
+
+    def run_once(self, work: Callable[[Connection], Result]) -> Result:
+        """Do work that cannot be done again (it reads a stream) in one transaction. Raises StoreError."""
+        try:
+            with self.connection().transaction():
+                return work(self.connection())
+        except psycopg.Error as error:
+            raise translate(error) from error
+
+    def rows(self, query: LiteralString | sql.Composed, parameters: dict[str, object] | None = None) -> list[tuple]:  # type: ignore[type-arg]
+        """The rows of one query."""
+        return self.run(lambda connection: connection.execute(query, parameters).fetchall())
+
+
+def _is_passing(error: psycopg.Error) -> bool:
+    state = error.sqlstate or ""
+    lost = not state and isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    return lost or state.startswith(GONE) or state.startswith(CONTENDED)

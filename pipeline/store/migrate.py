@@ -1,0 +1,128 @@
+"""Bringing a database to this release's tables, views and functions, with Alembic and the SQL in migrations/."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg import sql
+
+from pipeline.errors import StoreError
+from pipeline.store.connect import connect, find_vector, require_vector, translate
+
+if TYPE_CHECKING:
+    from pipeline.store.connect import Connection
+
+LOCK = "SELECT pg_try_advisory_lock(hashtextextended('catvec:migrate', 0))"
+LOCK_WAIT_S = 60.0
+"""another migration is waited for; the longest so far takes well under a second"""
+
+
+def newest_version() -> str:
+    """The version that this release of catvec works with."""
+    import migrations
+
+    versions = Path(migrations.__file__).parent / "versions"
+    return max(path.name[:4] for path in versions.glob("[0-9]*.py"))
+
+
+def current_version(connection: Connection) -> str | None:
+    """The version the database is at, or None when catvec has never been there."""
+    row = connection.execute("SELECT to_regclass('catvec_store.alembic_version')").fetchone()
+    if row is None or row[0] is None:
+        return None
+    version = connection.execute("SELECT version_num FROM catvec_store.alembic_version").fetchone()
+    return version[0] if version else None
+
+
+def require_current(connection: Connection) -> None:
+    """Raise StoreError unless the database is at this release's version."""
+    found, expected = current_version(connection), newest_version()
+    if found == expected:
+        return
+    if found is None:
+        raise StoreError(f"database {connection.info.dbname!r} has no catvec tables", hint="run: catvec db migrate")
+    if found > expected:
+        raise StoreError(
+            f"database {connection.info.dbname!r} is at version {found}, this catvec knows up to {expected}",
+            hint="install a newer catvec",
+        )
+    raise StoreError(
+        f"database {connection.info.dbname!r} is at version {found}, expected {expected}",
+        hint="run: catvec db migrate",
+    )
+
+
+def migrate(url: str) -> None:
+    """Bring the database at `url` to `newest_version()`; safe to call twice and from several processes at once.
+
+    Needs no superuser once the vector extension exists. Raises StoreError.
+    """
+    with connect(url) as connection:
+        _take_lock(connection)
+        if current_version(connection) == newest_version():
+            return
+        try:
+            vector_schema = _provide_vector(connection)
+            connection.execute("CREATE SCHEMA IF NOT EXISTS catvec_store")
+        except psycopg.Error as error:
+            raise translate(error) from error
+        _upgrade(url, sql.Identifier(vector_schema).as_string(connection))
+
+
+def _take_lock(connection: Connection) -> None:
+    # polled: a blocking lock beside a CREATE INDEX CONCURRENTLY is a deadlock
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while connection.execute(LOCK).fetchone() != (True,):
+        if time.monotonic() > deadline:
+            raise StoreError("another migration has been running for a minute", hint="try again when it is done")
+        time.sleep(0.05)
+
+
+def _provide_vector(connection: Connection) -> str:
+    if find_vector(connection) is None:
+        try:
+            connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise StoreError(
+                f"the vector extension is missing in database {connection.info.dbname!r}, and user "
+                f"{connection.info.user!r} may not create it",
+                hint=f"an administrator runs once in {connection.info.dbname!r}: CREATE EXTENSION vector;",
+            ) from error
+        except psycopg.Error as error:
+            raise StoreError(
+                f"the vector extension cannot be created: {error.diag.message_primary or error}",
+                hint="install pgvector 0.8.4 or newer on the database server (package postgresql-NN-pgvector)",
+            ) from error
+    return require_vector(connection)
+
+
+def _upgrade(url: str, vector_schema: str) -> None:
+    import sqlalchemy
+    from alembic import command
+    from alembic.config import Config
+    from sqlalchemy.exc import DBAPIError
+
+    import migrations
+
+    def open_connection() -> Connection:
+        connection = connect(url)
+        connection.autocommit = False
+        return connection
+
+    engine = sqlalchemy.create_engine(
+        "postgresql+psycopg://", creator=open_connection, poolclass=sqlalchemy.pool.NullPool
+    )
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent).replace("%", "%%"))
+    config.attributes["vector_schema"] = vector_schema
+    try:
+        with engine.connect() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            connection.commit()
+    except (psycopg.Error, DBAPIError) as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        raise (translate(cause) if isinstance(cause, psycopg.Error) else StoreError(str(cause))) from error

@@ -1,0 +1,59 @@
+"""Asking for neighbours through the public functions, the same ones that other apps call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from pgvector import HalfVector
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+from pipeline.errors import ConfigError
+from pipeline.records import Hit
+from pipeline.store.connect import translate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pipeline.store.connect import Connection
+
+COLUMNS = "product_id, title, category, brand, price, url AS image, similarity"
+SEARCH = f"SELECT {COLUMNS} FROM catvec.search_by_vector(%(query)s, %(k)s, %(filter)s, %(model)s)"
+SIMILAR = f"SELECT {COLUMNS} FROM catvec.similar_products(%(query)s, %(k)s, %(filter)s, %(model)s)"
+
+
+def search_by_vector(
+    connection: Connection, vector: NDArray[np.float32], *, k: int, conditions: Mapping[str, Any], model: str | None
+) -> list[Hit]:
+    """The products nearest to a vector [D] of the model; docs/sql.md says what conditions can ask.
+
+    Raises ConfigError or StoreError.
+    """
+    return _hits(
+        connection, SEARCH, {"query": HalfVector(vector), "k": k, "filter": Jsonb(conditions), "model": model}
+    )
+
+
+def similar_products(
+    connection: Connection, product_id: str, *, k: int, conditions: Mapping[str, Any], model: str | None
+) -> list[Hit]:
+    """The products nearest to a product, itself left out. Raises ConfigError when it is unknown, or StoreError."""
+    return _hits(connection, SIMILAR, {"query": product_id, "k": k, "filter": Jsonb(conditions), "model": model})
+
+
+def _hits(connection: Connection, query: str, parameters: dict[str, object]) -> list[Hit]:
+    try:
+        with connection.cursor(row_factory=class_row(Hit)) as cursor:
+            return cursor.execute(query, parameters).fetchall()
+    except (
+        psycopg.errors.InvalidParameterValue,
+        psycopg.errors.NoDataFound,
+        psycopg.errors.ObjectNotInPrerequisiteState,
+    ) as error:
+        raise ConfigError(str(error.diag.message_primary), hint=error.diag.message_hint) from error
+    except psycopg.Error as error:
+        raise translate(error) from error

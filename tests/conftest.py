@@ -1,0 +1,12 @@
+"""Fixtures come in families: a real HTTP server, small real models, a real Postgres."""
+
+from __future__ import annotations
+
+pytest_plugins = [
+    "tests.fixtures.http",
+    "tests.fixtures.models",
+    "tests.fixtures.database",
+    "tests.fixtures.store",
+    "tests.fixtures.command",
+    "tests.fixtures.catalogs",
+]
