@@ -1,0 +1,107 @@
+"""What joins threads: bounded channels that give up when the engine does, and the register of bytes in flight."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from pipeline.records import Content
+
+Item = TypeVar("Item")
+
+GLANCE_S = 0.1
+"""how often a waiting thread looks whether the engine has failed; also the longest delay of a failing run"""
+
+
+class Aborted(Exception):  # noqa: N818 - it is no error of its own
+    """The engine has failed elsewhere; unwind quietly."""
+
+
+class Channel(Generic[Item]):
+    """A bounded queue between stages. `close` lets receivers finish what is in it; `abort` ends all waiting."""
+
+    def __init__(self, bound: int, aborted: threading.Event) -> None:
+        self._queue: queue.Queue[Item] = queue.Queue(bound)
+        self._closed = threading.Event()
+        self._aborted = aborted
+
+    def put(self, item: Item) -> None:
+        """Wait for room. Raises Aborted."""
+        while True:
+            if self._aborted.is_set():
+                raise Aborted
+            try:
+                return self._queue.put(item, timeout=GLANCE_S)
+            except queue.Full:
+                continue
+
+    def put_at_once(self, item: Item) -> None:
+        """For channels without a bound, whose sender is bounded otherwise; never waits."""
+        self._queue.put_nowait(item)
+
+    def close(self) -> None:
+        """No more items will come."""
+        self._closed.set()
+
+    def receive(self) -> Item | None:
+        """The next item, or None when the channel is closed and empty. Raises Aborted."""
+        while True:
+            if self._aborted.is_set():
+                raise Aborted
+            # read before looking into the queue: what was put before closing is then surely found
+            closed = self._closed.is_set()
+            try:
+                return self._queue.get(block=not closed, timeout=GLANCE_S)
+            except queue.Empty:
+                if closed:
+                    return None
+
+    def receive_many(self, most: int, *, wait_s: float) -> list[Item]:
+        """One item at least, then what comes within `wait_s`, up to `most`; empty when closed and empty."""
+        first = self.receive()
+        if first is None:
+            return []
+        items = [first]
+        deadline = time.monotonic() + wait_s
+        while len(items) < most:
+            if self._aborted.is_set():
+                raise Aborted
+            left_s = deadline - time.monotonic()
+            closed = self._closed.is_set()
+            try:
+                items.append(
+                    self._queue.get(block=not closed and left_s > 0, timeout=min(max(left_s, 0.0), GLANCE_S))
+                )
+            except queue.Empty:
+                if closed or left_s <= 0:
+                    break
+        return items
+
+
+class InFlight:
+    """The SHA-256 sums between fetch and commit, so that the same bytes are encoded once (law 4).
+
+    The first image with some bytes claims them; the others wait here, without their bytes, for what becomes of it.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[bytes, list[Content]] = {}
+        self._lock = threading.Lock()
+
+    def claim(self, content: Content) -> bool:
+        """True for the first; a later one is kept waiting."""
+        with self._lock:
+            waiting = self._waiting.get(content.sha256)
+            if waiting is None:
+                self._waiting[content.sha256] = []
+                return True
+            waiting.append(content)
+            return False
+
+    def release(self, sha256: bytes) -> list[Content]:
+        """End a claim after its outcome is committed; returns who waited for it."""
+        with self._lock:
+            return self._waiting.pop(sha256, [])

@@ -1,0 +1,321 @@
+"""The engine for one machine: every stage runs at once in threads of this process, joined by bounded channels.
+
+    fetch (one event loop) → look up → decode (threads) → encode (one thread) → write (one thread)
+
+The threads spend their time in code that lets go of the interpreter lock: sockets, Pillow, torch, libpq. An
+ItemError of a stage becomes a Failure here and nowhere else; any other exception of encode or write ends the run
+and reaches the caller. Memory is bounded: at most `window` images are between fetch and decode, with
+`WINDOW_BYTES` of encoded bytes, and two batches of pixels wait for the device.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import numpy as np
+
+from pipeline.engine.channel import Aborted, Channel, InFlight
+from pipeline.errors import ItemError
+from pipeline.records import Content, Decoded, Embedding, Failure, Fetched, ImageRef, Outcomes
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from numpy.typing import NDArray
+
+    from pipeline.engine.stop import Stop
+    from pipeline.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+WINDOW_BYTES = 256 * 1024 * 1024
+"""encoded bytes waiting to be decoded before fetching pauses: 3,000 photos of 80 KB"""
+LOOKUP_IMAGES = 256
+"""hashes asked for in one query: at 40 ms a round trip that is 6,000 images/s"""
+BATCH_WAIT_S = 0.5
+"""how long a batch waits to fill up: a slow network must not hold back what is there"""
+WRITE_IMAGES = 512
+WRITE_WAIT_S = 1.0
+"""a transaction holds up to 512 images, or those of one second: what kill -9 can cost"""
+DRAIN_S = 8.0
+"""work after a request to stop; with the last batch and commit it stays under 10 s"""
+
+
+class Fetcher(Protocol):
+    """Gets the bytes of images; may be called many times at once. Raises FetchError."""
+
+    def fetch(self, image: ImageRef) -> Awaitable[Fetched]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stages:
+    """The work of each stage.
+
+    `find_known` tells which SHA-256 sums have a vector already. `decode` runs in several threads and raises
+    DecodeError. `encode` takes uint8 [N, H, W, 3] with N up to `batch_size` and gives float32 [N, D], a row of
+    NaN where there is no usable vector. `write` commits outcomes and returns what it could write.
+    """
+
+    open_fetcher: Callable[[], AbstractAsyncContextManager[Fetcher]]
+    find_known: Callable[[Sequence[bytes]], set[bytes]]
+    decode: Callable[[Fetched], Decoded]
+    encode: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+    write: Callable[[Outcomes], Outcomes]
+
+
+class LocalEngine:
+    """One run of images through the stages; use it once."""
+
+    def __init__(
+        self, stages: Stages, progress: Progress, stop: Stop, *, window: int, decode_threads: int, batch_size: int
+    ) -> None:
+        self._stages = stages
+        self._progress = progress
+        self._stop = stop
+        self._window = window
+        self._decode_threads = decode_threads
+        self._batch_size = batch_size
+        self._in_flight = InFlight()
+        self._aborted = threading.Event()
+        self._error: BaseException | None = None
+        self._error_lock = threading.Lock()
+        self._waiting_bytes = 0
+        self._bytes_lock = threading.Lock()
+        # the window bounds what can be in the first two and what can have failed
+        self._fetched: Channel[Fetched] = Channel(0, self._aborted)
+        self._to_decode: Channel[Fetched] = Channel(0, self._aborted)
+        self._decoded: Channel[Decoded] = Channel(2 * batch_size, self._aborted)
+        self._outcomes: Channel[Embedding | Content | Failure] = Channel(4 * WRITE_IMAGES, self._aborted)
+
+    def run(self, work: Iterable[list[ImageRef]]) -> None:
+        """Take every image of `work` through the stages, or until `stop`.
+
+        Raises what a stage raised that is no ItemError; what was committed before stays.
+        """
+        # daemons: a second Ctrl-C must end the process even while one of them is inside torch
+        threads = [
+            threading.Thread(target=self._guard, args=(target, *arguments), name=name, daemon=True)
+            for name, target, *arguments in (
+                ("fetch", self._fetch_all, iter(work)),
+                ("look up", self._look_up_all),
+                ("decode", self._decode_all),
+                ("encode", self._encode_all),
+                ("write", self._write_all),
+            )
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(0.2)  # in slices, so that signal handlers run
+        if self._error is not None:
+            raise self._error
+
+    def _guard(self, target: Callable[..., None], *arguments: object) -> None:
+        try:
+            target(*arguments)
+        except Aborted:
+            pass
+        except BaseException as error:  # noqa: BLE001 - reaches the caller of run
+            with self._error_lock:
+                self._error = self._error or error
+            self._aborted.set()
+
+    # ---- fetch: an event loop in a thread
+
+    def _fetch_all(self, work: Iterator[list[ImageRef]]) -> None:
+        asyncio.run(self._fetch_pages(work))
+        self._fetched.close()
+
+    async def _fetch_pages(self, work: Iterator[list[ImageRef]]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._permits = asyncio.Semaphore(self._window)
+        tasks: set[asyncio.Task[None]] = set()
+        async with self._stages.open_fetcher() as fetcher:
+            while page := await asyncio.to_thread(next, work, None):
+                for image in page:
+                    if not await self._may_go_on():
+                        break
+                    task = asyncio.create_task(self._fetch_one(fetcher, image))
+                    tasks.add(task)
+                    task.add_done_callback(tasks.discard)
+                if self._stop.is_asked() or self._aborted.is_set():
+                    break
+            await self._settle(tasks)
+
+    async def _may_go_on(self) -> bool:
+        """Wait for a place in the window; False when no new image is to be begun."""
+        while not (self._stop.is_asked() or self._aborted.is_set()):
+            if self._waiting_bytes < WINDOW_BYTES:
+                try:
+                    await asyncio.wait_for(self._permits.acquire(), 0.2)
+                except TimeoutError:
+                    continue
+                return True
+            await asyncio.sleep(0.02)
+        return False
+
+    async def _settle(self, tasks: set[asyncio.Task[None]]) -> None:
+        while tasks:
+            if self._stop.is_asked() or self._aborted.is_set():
+                # what has not arrived stays undone, and is fetched by the next run
+                for task in tasks:
+                    task.cancel()
+            done, _ = await asyncio.wait(tasks, timeout=0.2)
+            for task in done:
+                if not task.cancelled():
+                    task.result()
+
+    async def _fetch_one(self, fetcher: Fetcher, image: ImageRef) -> None:
+        try:
+            with self._progress.stage("fetch"):
+                fetched = await fetcher.fetch(image)
+        except Exception as error:  # noqa: BLE001 - one image never ends the run
+            # in a thread: the event loop must not wait for the writer
+            await asyncio.to_thread(self._put_failure, _failure(image, "fetch", error))
+            self._permits.release()
+            return
+        except asyncio.CancelledError:
+            self._permits.release()
+            raise
+        with self._bytes_lock:
+            self._waiting_bytes += len(fetched.data)
+        self._fetched.put_at_once(fetched)
+
+    def _put_failure(self, failure: Failure) -> None:
+        with contextlib.suppress(Aborted):
+            self._outcomes.put(failure)
+
+    def _leave_window(self, fetched: Fetched) -> None:
+        with self._bytes_lock:
+            self._waiting_bytes -= len(fetched.data)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: everything has been fetched
+            self._loop.call_soon_threadsafe(self._permits.release)
+
+    # ---- look up: which bytes are new
+
+    def _look_up_all(self) -> None:
+        while chunk := self._fetched.receive_many(LOOKUP_IMAGES, wait_s=0.0):
+            firsts = []
+            for fetched in chunk:
+                if self._in_flight.claim(fetched.content):
+                    firsts.append(fetched)
+                else:
+                    self._leave_window(fetched)
+            with self._progress.stage("look up"):
+                known = self._stages.find_known([fetched.content.sha256 for fetched in firsts]) if firsts else set()
+            for fetched in firsts:
+                if fetched.content.sha256 in known:
+                    self._leave_window(fetched)
+                    self._outcomes.put(fetched.content)
+                else:
+                    self._to_decode.put(fetched)
+        self._to_decode.close()
+
+    # ---- decode: as many threads as there are cores for it
+
+    def _decode_all(self) -> None:
+        workers = [
+            threading.Thread(target=self._guard, args=(self._decode_some,), name=f"decode {number}", daemon=True)
+            for number in range(self._decode_threads)
+        ]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        self._decoded.close()
+
+    def _decode_some(self) -> None:
+        while (fetched := self._to_decode.receive()) is not None:
+            try:
+                with self._progress.stage("decode"):
+                    decoded = self._stages.decode(fetched)
+            except Exception as error:  # noqa: BLE001 - one image never ends the run
+                self._outcomes.put(_failure(fetched.content.image, "decode", error))
+                self._fail_waiting(fetched.content, "decode", error)
+            else:
+                self._decoded.put(decoded)
+            finally:
+                self._leave_window(fetched)
+
+    def _fail_waiting(self, content: Content, stage: str, error: Exception) -> None:
+        for twin in self._in_flight.release(content.sha256):
+            self._outcomes.put(_failure(twin.image, stage, error))
+
+    # ---- encode: the device
+
+    def _encode_all(self) -> None:
+        while batch := self._decoded.receive_many(self._batch_size, wait_s=BATCH_WAIT_S):
+            if self._stop.overdue(DRAIN_S):
+                continue  # undone, not failed: the next run encodes them
+            pixels = np.stack([decoded.pixels for decoded in batch])
+            with self._progress.stage("encode"):
+                vectors = self._stages.encode(pixels)
+            for decoded, vector in zip(batch, vectors, strict=True):
+                self._judge(decoded, vector)
+        self._outcomes.close()
+
+    def _judge(self, decoded: Decoded, vector: NDArray[np.float32]) -> None:
+        """Let only finite vectors of unit length through (law 5)."""
+        content = decoded.content
+        if abs(float(np.linalg.norm(vector)) - 1.0) < 0.01:  # NaN compares as False
+            self._outcomes.put(Embedding(content=content, width=decoded.width, height=decoded.height, vector=vector))
+            return
+        error = ItemError("not_finite", "the model gives no finite vector of unit length for this image")
+        self._outcomes.put(_failure(content.image, "encode", error))
+        self._fail_waiting(content, "encode", error)
+
+    # ---- write: one transaction at a time
+
+    def _write_all(self) -> None:
+        while items := self._outcomes.receive_many(WRITE_IMAGES, wait_s=WRITE_WAIT_S):
+            written = self._write(_sort(items))
+            if twins := self._release_twins(written, items):
+                self._write(twins)
+
+    def _release_twins(self, written: Outcomes, items: Sequence[Embedding | Content | Failure]) -> Outcomes:
+        """What the images come to that waited for the bytes of those just written."""
+        done = {embedding.content.sha256 for embedding in written.embedded}
+        done |= {content.sha256 for content in written.reused}
+        refused = {failure.image.image_id: failure for failure in written.failed if failure.stage == "store"}
+        failed = [
+            replace(refused[item.content.image.image_id], image=twin.image)
+            for item in items
+            if isinstance(item, Embedding) and item.content.image.image_id in refused
+            for twin in self._in_flight.release(item.content.sha256)
+        ]
+        reused = [twin for sha256 in done for twin in self._in_flight.release(sha256)]
+        return Outcomes(reused=tuple(reused), failed=tuple(failed))
+
+    def _write(self, outcomes: Outcomes) -> Outcomes:
+        with self._progress.stage("write"):
+            written = self._stages.write(outcomes)
+        self._progress.add(embedded=len(written.embedded), reused=len(written.reused))
+        for failure in written.failed:
+            self._progress.fail(failure.code)
+        return written
+
+
+def _sort(items: Sequence[Embedding | Content | Failure]) -> Outcomes:
+    def of(kind: type[Result]) -> tuple[Result, ...]:
+        return tuple(item for item in items if isinstance(item, kind))
+
+    return Outcomes(embedded=of(Embedding), reused=of(Content), failed=of(Failure))
+
+
+def _failure(image: ImageRef, stage: str, error: Exception) -> Failure:
+    if isinstance(error, ItemError):
+        return Failure(
+            image=image, stage=stage, code=error.code, detail=error.message, is_retryable=error.is_retryable
+        )
+    logger.warning("unexpected %s while handling %s", type(error).__name__, image, exc_info=error)
+    detail = f"{type(error).__name__}: {error}"
+    return Failure(image=image, stage=stage, code="internal_error", detail=detail, is_retryable=True)

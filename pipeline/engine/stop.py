@@ -1,0 +1,43 @@
+"""The wish to stop early, from a signal or a deadline, as every part of a run sees it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Stop:
+    """Asked once, seen by all threads. `overdue` tells when draining has taken long enough."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._asked_at = 0.0
+        self.is_draining = False
+        """somebody looks at this now and will end in order; else the asker has to interrupt"""
+
+    @contextmanager
+    def draining(self) -> Iterator[None]:
+        """Mark the part of a run that ends in order when asked."""
+        self.is_draining = True
+        try:
+            yield
+        finally:
+            self.is_draining = False
+
+    def ask(self) -> None:
+        """Stop soon; safe to call in a signal handler and more than once."""
+        if not self._event.is_set():
+            self._asked_at = time.monotonic()
+            self._event.set()
+
+    def is_asked(self) -> bool:
+        return self._event.is_set()
+
+    def overdue(self, seconds: float) -> bool:
+        """Whether stopping was asked for more than `seconds` ago."""
+        return self._event.is_set() and time.monotonic() - self._asked_at > seconds
