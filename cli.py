@@ -1,0 +1,104 @@
+"""The command `catvec`: assembles the commands, and turns errors into words and exit codes.
+
+Exit codes: 0 done · 1 stopped by an error · 2 usage or configuration · 3 finished, but too many images failed ·
+4 stopped by the failure breaker · 75 another run holds the lock · 130 interrupted · 143 terminated.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline import __version__
+from pipeline.commands.config import FILE_NAME, read_config
+from pipeline.commands.database import db_app
+from pipeline.commands.demo import demo
+from pipeline.commands.doctor import doctor
+from pipeline.commands.find import search, similar
+from pipeline.commands.look import failures, models_app, status
+from pipeline.commands.run import run
+from pipeline.commands.terminal import print_data, say
+from pipeline.errors import CatvecError, ConfigError, LockedError
+
+EX_TEMPFAIL = 75
+"""sysexits.h: try again later"""
+
+app = typer.Typer(
+    name="catvec",
+    help="CLIP vectors of a product catalog in your own Postgres. Begin with: catvec demo",
+    epilog="An option beats its environment variable (CATVEC_…), which beats catvec.toml, which beats the default.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich would double the time that --help takes
+)
+app.command()(run)
+app.command()(search)
+app.command()(similar)
+app.command()(status)
+app.command()(failures)
+app.add_typer(models_app, name="models")
+app.add_typer(db_app, name="db")
+app.command()(doctor)
+app.command()(demo)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print_data(f"catvec {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def prepare(
+    context: typer.Context,
+    config: Annotated[
+        Path | None, typer.Option("--config", envvar="CATVEC_CONFIG", help="configuration file; else ./catvec.toml")
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="more words; tracebacks of errors")] = False,
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")] = False,
+) -> None:
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
+    path = config or Path(FILE_NAME)
+    if config or path.is_file():
+        context.default_map = read_config(path, context.command)
+
+
+def main() -> None:
+    """Run the command line; the only place where errors become exit codes."""
+    try:
+        app()
+    except CatvecError as error:
+        if _is_verbose():
+            logging.getLogger("catvec").error("traceback", exc_info=error)
+        say(f"error: {error.message}")
+        if error.hint:
+            say(f"hint: {error.hint}")
+        sys.exit(_exit_code(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # the reader (head, less) has gone; the rest is for nobody
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _is_verbose() -> bool:
+    return logging.getLogger().isEnabledFor(logging.DEBUG)
+
+
+def _exit_code(error: CatvecError) -> int:
+    if isinstance(error, ConfigError):
+        return 2
+    return EX_TEMPFAIL if isinstance(error, LockedError) else 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The terminal: one module per group of commands. The only place for typer, print and exit codes."""

@@ -1,0 +1,84 @@
+"""catvec search and catvec similar."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.commands.options import Conditions, Count, Database, Home, Json, ModelName, open_database
+from pipeline.commands.terminal import parse_filter, print_json, print_table, say
+from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.records import Hit
+
+Weights = Annotated[
+    str | None,
+    typer.Option("--weights", help="where the model's weights are now, when they are no longer where run found them"),
+]
+Device = Annotated[str, typer.Option("--device", envvar="CATVEC_DEVICE", help="auto, cuda, cuda:N, mps or cpu")]
+Precision = Annotated[str, typer.Option("--precision", envvar="CATVEC_PRECISION", help="auto, fp32, bf16 or fp16")]
+
+
+def search(
+    text: Annotated[str | None, typer.Argument(help="what to look for, in words")] = None,
+    image: Annotated[Path | None, typer.Option("--image", help="a picture to look for instead of words")] = None,
+    k: Count = 10,
+    filter: Conditions = "{}",  # noqa: A002 - the option's name
+    model: ModelName = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    json: Json = False,
+    db: Database = None,
+    home: Home = None,
+) -> None:
+    """Find products by words or by a picture."""
+    from pipeline.search import Query, search_image, search_text
+
+    if (text is None) == (image is None):
+        raise ConfigError("give either words or --image FILE", hint='for example: catvec search "red dress"')
+    query = Query(
+        k=k, conditions=parse_filter(filter), model=model, weights=weights, device=device, precision=precision
+    )
+    with open_database(db, home) as url:
+        hits = search_text(url, text, query) if text is not None else search_image(url, Path(str(image)), query)
+    show_hits(hits, text if text is not None else str(image), as_json=json)
+
+
+def similar(
+    product_id: Annotated[str, typer.Argument(help="the product whose like is wanted")],
+    k: Count = 10,
+    filter: Conditions = "{}",  # noqa: A002 - the option's name
+    model: ModelName = None,
+    json: Json = False,
+    db: Database = None,
+    home: Home = None,
+) -> None:
+    """Find the products that look most like one product."""
+    from pipeline.search import Query
+    from pipeline.search import similar as find_similar
+
+    with open_database(db, home) as url:
+        hits = find_similar(url, product_id, Query(k=k, conditions=parse_filter(filter), model=model))
+    show_hits(hits, product_id, as_json=json)
+
+
+def show_hits(hits: Sequence[Hit], query: str, *, as_json: bool) -> None:
+    """The hits as a table, or as one JSON object."""
+    if as_json:
+        print_json({"query": query, "hits": [asdict(hit) for hit in hits]})
+    elif not hits:
+        say("nothing found: the filter leaves no product, or the product has no vector yet (see: catvec status)")
+    else:
+        headers = ("product", "similarity", "title", "category", "brand", "price", "image")
+        rows = [
+            (hit.product_id, hit.similarity, hit.title, hit.category, hit.brand, hit.price, hit.image[:120])
+            for hit in hits
+        ]
+        print_table(headers, rows, right=(1, 5))

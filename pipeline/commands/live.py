@@ -1,0 +1,118 @@
+"""A run as seen from the terminal: a bar or log lines while it goes on, and what signals mean."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from pipeline.commands.terminal import say
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+    from pipeline.engine.stop import Stop
+    from pipeline.progress import Progress, Snapshot
+
+LOG_EVERY_S = 10.0
+BAR_EVERY_S = 0.2
+
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+class Signals:
+    """Which signal asked the run to stop, if any."""
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_CODES[self.received] if self.received else 0
+
+
+@contextmanager
+def signals_stop(stop: Stop) -> Iterator[Signals]:
+    """SIGINT and SIGTERM ask the run to drain; a second one, or one while nothing drains, interrupts it."""
+    signals = Signals()
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        again = stop.is_asked()
+        signals.received = signal.Signals(number)
+        stop.ask()
+        if again or not stop.is_draining:
+            raise KeyboardInterrupt
+        say(f"{signals.received.name}: finishing what is in flight …")
+
+    earlier = {number: signal.signal(number, handle) for number in EXIT_CODES}
+    try:
+        yield signals
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def progress_shown(progress: Progress) -> Iterator[None]:
+    """A tqdm bar on a terminal, one log line every 10 s otherwise, and a line for each new phase."""
+    ended = threading.Event()
+    show = _show_bar if sys.stderr.isatty() else _show_lines
+    thread = threading.Thread(target=show, args=(progress, ended), name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _show_lines(progress: Progress, ended: threading.Event) -> None:
+    phase, next_line_s = "", LOG_EVERY_S
+    while True:
+        is_over = ended.wait(BAR_EVERY_S)
+        now = progress.snapshot()
+        if now.phase != phase:
+            phase = now.phase
+            say(f"{phase} …")
+            next_line_s = now.seconds + LOG_EVERY_S
+        if is_over:
+            return
+        if now.seconds >= next_line_s:
+            next_line_s = now.seconds + LOG_EVERY_S
+            say(_line(now))
+
+
+def _line(now: Snapshot) -> str:
+    if now.total is None:
+        return f"{now.phase} … {now.seconds:.0f} s"
+    return (
+        f"{now.phase}: {now.done:,} of {now.total:,}, {rate(now):.1f} images/s, "
+        f"{now.embedded:,} embedded, {now.reused:,} reused, {now.failed:,} failed"
+    )
+
+
+def rate(now: Snapshot) -> float:
+    """Images brought to an end per second of the time images were worked on."""
+    return (now.embedded + now.reused) / max(now.stage_seconds.get("images", now.seconds), 1e-9)
+
+
+def _show_bar(progress: Progress, ended: threading.Event) -> None:
+    from tqdm import tqdm
+
+    with tqdm(unit=" images", dynamic_ncols=True, smoothing=0.1, leave=False, file=sys.stderr) as bar:
+        is_over = False
+        while not is_over:
+            is_over = ended.wait(BAR_EVERY_S)
+            now = progress.snapshot()
+            bar.set_description_str(now.phase, refresh=False)
+            if now.total is not None and bar.total is None:
+                # what needed no work is not part of the rate
+                bar.initial = bar.n = now.unchanged
+                bar.total = now.total
+                bar.unpause()
+            bar.n = now.done
+            bar.set_postfix(failed=now.failed, reused=now.reused, refresh=False)
+            bar.refresh()

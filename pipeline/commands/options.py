@@ -1,0 +1,135 @@
+"""Options that commands share, and options made out of settings records. See `catvec --help` for precedence."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from contextlib import contextmanager
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+
+import typer
+
+from pipeline.settings import plain_fields
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+Record = TypeVar("Record")
+
+Database = Annotated[
+    str | None,
+    typer.Option(
+        "--db",
+        envvar="CATVEC_DATABASE_URL",
+        metavar="URL",
+        help="postgresql://user:password@host/database; without it catvec starts a PostgreSQL of its own",
+        show_envvar=True,
+    ),
+]
+Home = Annotated[
+    Path | None,
+    typer.Option(
+        "--home",
+        envvar="CATVEC_HOME",
+        help="folder of catvec's own PostgreSQL; else ~/.local/share/catvec, for root /var/lib/catvec",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")]
+Count = Annotated[int, typer.Option("-k", min=1, max=1000, envvar="CATVEC_K", help="products to show")]
+Conditions = Annotated[
+    str,
+    typer.Option(
+        "--filter",
+        metavar="JSON",
+        help='such as {"category": "dress", "price": {"max": 50}, "colour": "navy"}',
+    ),
+]
+ModelName = Annotated[
+    str | None,
+    typer.Option(
+        "--model", envvar="CATVEC_SEARCH_MODEL", help="name of a model in the database; else the active one"
+    ),
+]
+
+
+@contextmanager
+def open_database(db: str | None, home: Path | None) -> Iterator[str]:
+    """The URL of the database to use; catvec's own server runs inside the block when no other is named."""
+    if db is not None:
+        yield db
+        return
+    from pipeline.store.embedded import lease
+
+    with lease(home_of(home)) as url:
+        yield url
+
+
+def home_of(home: Path | None) -> Path:
+    """The folder of catvec's own server."""
+    from pipeline.store.embedded import default_home
+
+    return home or default_home(is_root=os.geteuid() == 0, environ=os.environ)
+
+
+def with_settings(*kinds: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of these settings records.
+
+    The command takes `**settings`; `take` turns them into the records again. A field without a default is an
+    argument. Option `--batch-size` is also the environment variable CATVEC_BATCH_SIZE.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def wrapper(*arguments: Any, **options: Any) -> None:
+            command(*arguments, **options)
+
+        own = [
+            entry
+            for entry in inspect.signature(command, eval_str=True).parameters.values()
+            if entry.kind is not inspect.Parameter.VAR_KEYWORD
+        ]
+        made = [parameter for kind in kinds for parameter in _parameters(kind)]
+        arguments = [entry for entry in made if entry.default is inspect.Parameter.empty]
+        options = [entry for entry in made if entry.default is not inspect.Parameter.empty]
+        merged = [entry.replace(kind=inspect.Parameter.KEYWORD_ONLY) for entry in (*arguments, *own, *options)]
+        wrapper.__signature__ = inspect.Signature(merged)  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {entry.name: entry.annotation for entry in merged}
+        return wrapper
+
+    return decorate
+
+
+def take(kind: type[Record], options: dict[str, Any], **more: Any) -> Record:
+    """Build a settings record from the options that `with_settings` made for it."""
+    names = [parameter.name for parameter in _parameters(kind)]
+    values = {name: tuple(options[name]) if isinstance(options[name], list) else options[name] for name in names}
+    return kind(**values, **more)
+
+
+def _parameters(kind: type) -> Iterator[inspect.Parameter]:
+    hints, plain = get_type_hints(kind), set(plain_fields(kind))
+    for entry in fields(kind):
+        if entry.name in plain:
+            yield _option(entry.name, hints[entry.name], entry.default, entry.metadata["help"])
+        elif entry.default is MISSING and entry.default_factory is MISSING and hints[entry.name] is str:
+            annotation = Annotated[str, typer.Argument(metavar="CATALOG", help="file, folder, SQLAlchemy URL, or -")]
+            yield inspect.Parameter(entry.name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
+
+
+def _option(name: str, hint: Any, default: Any, help_text: str) -> inspect.Parameter:
+    is_several = default == ()
+    option = name.removesuffix("s") if is_several else name
+    flag = "--" + option.replace("_", "-")
+    if hint is bool and default:
+        flag = f"{flag}/--no-{flag.removeprefix('--')}"
+    kind: Any = list[str] if is_several else hint
+    annotation = Annotated[kind, typer.Option(flag, envvar="CATVEC_" + option.upper(), help=help_text)]
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=list(default) if is_several else default,
+        annotation=annotation,
+    )

@@ -1,0 +1,100 @@
+"""Writing for people and for programs: tables and JSON to standard output, talk to standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, is_dataclass
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+PIPE_WIDTH = 200
+"""columns of a table that goes into a file or another program"""
+
+
+def say(text: str) -> None:
+    """A line for people, on standard error."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is the room for it
+
+
+def print_data(text: str) -> None:
+    """A line of data, on standard output."""
+    print(text, flush=True)  # noqa: T201 - this is the room for it
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on one line of standard output."""
+    print_data(json.dumps(value, default=_plain, ensure_ascii=False))
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def print_table(
+    headers: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[int] = (), wrap: Sequence[int] = ()
+) -> None:
+    """A table on standard output.
+
+    `right` numbers the columns whose values stand to the right, `wrap` those that go on in the next line.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, header in enumerate(headers):
+        # ids are never cut: they are there to be copied
+        is_id = number == 0
+        table.add_column(
+            header,
+            justify="right" if number in right else "left",
+            overflow="fold" if is_id else "ellipsis",
+            no_wrap=not is_id and number not in wrap,
+        )
+    for row in rows:
+        table.add_row(*(value if isinstance(value, Text) else Text(_shown(value)) for value in row))
+    console.print(table)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, datetime):
+        return f"{value.astimezone():%Y-%m-%d %H:%M:%S}"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return str(value)
+
+
+def parse_filter(text: str) -> dict[str, Any]:
+    """The JSON object of --filter. Raises ConfigError."""
+    example = """write it like '{"category": "dress"}'"""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"--filter {text!r} is not JSON: {error.msg.lower()}", hint=example) from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"--filter {text!r} is no JSON object", hint=example)
+    return value

@@ -1,0 +1,97 @@
+"""What `catvec status`, `failures` and `models` show: one look at a database."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pipeline.store.connect import Connection
+    from pipeline.store.failures import FailureCount, StoredFailure
+    from pipeline.store.index import IndexState
+    from pipeline.store.models import StoredModel
+    from pipeline.store.runs import Run
+    from pipeline.store.work import Coverage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelStatus:
+    """A model, how much of the catalog it covers, and its index."""
+
+    model: StoredModel
+    coverage: Coverage
+    index: IndexState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """One look at a database."""
+
+    products: int
+    models: tuple[ModelStatus, ...]
+    runs: tuple[Run, ...]
+    failures: tuple[FailureCount, ...]
+
+
+def read_status(url: str, *, runs: int = 5) -> Status:
+    """Raises StoreError."""
+    from pipeline.store.failures import count_failures
+    from pipeline.store.index import find_index
+    from pipeline.store.models import list_models
+    from pipeline.store.runs import list_runs
+    from pipeline.store.work import count_coverage, count_products
+
+    with open_current(url) as connection:
+        models = tuple(
+            ModelStatus(model=model, coverage=count_coverage(connection, model), index=find_index(connection, model))
+            for model in list_models(connection)
+        )
+        return Status(
+            products=count_products(connection),
+            models=models,
+            runs=tuple(list_runs(connection, limit=runs)),
+            failures=tuple(count_failures(connection)),
+        )
+
+
+def read_failures(url: str, *, code: str | None, limit: int) -> list[StoredFailure]:
+    """What `catvec failures` lists. Raises StoreError."""
+    from pipeline.store.failures import list_failures
+
+    with open_current(url) as connection:
+        return list_failures(connection, code=code, limit=limit)
+
+
+def read_models(url: str) -> list[StoredModel]:
+    """What `catvec models` lists. Raises StoreError."""
+    from pipeline.store.models import list_models
+
+    with open_current(url) as connection:
+        return list_models(connection)
+
+
+def switch_model(url: str, name: str) -> None:
+    """Make a model the active one. Raises ModelError when it is unknown or not ready."""
+    from pipeline.store.connect import Session
+    from pipeline.store.migrate import require_current
+    from pipeline.store.models import activate_model
+
+    with Session(url) as session:
+        require_current(session.connection())
+        # run tries again when readers hold the view for longer than the lock timeout
+        session.run(lambda connection: activate_model(connection, name))
+
+
+@contextmanager
+def open_current(url: str) -> Iterator[Connection]:
+    """A connection to a database at this release's version. Raises StoreError."""
+    from pipeline.store.connect import Session
+    from pipeline.store.migrate import require_current
+
+    with Session(url) as session:
+        connection = session.connection()
+        require_current(connection)
+        yield connection
