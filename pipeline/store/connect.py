@@ -17,7 +17,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pipeline import __version__
-from pipeline.errors import ConfigError, StoreError
+from pipeline.errors import ConfigError, LockedError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -170,7 +170,7 @@ def translate(error: psycopg.Error) -> StoreError:
 
 
 class Session:
-    """One connection with vector types that is opened again when the server went away.
+    """One connection with vector types, opened on entering and again when the server went away.
 
     `on_connect` runs on each new connection (a run takes its lock there). Not for use by two threads at once.
     """
@@ -230,7 +230,9 @@ class Session:
                     raise translate(error) from error
                 failed: Exception = error
             except StoreError as error:
-                if not isinstance(error.__cause__, psycopg.OperationalError) or time.monotonic() > deadline:
+                # a lock that is taken on reconnecting is our own: the server has not noticed yet that we were lost
+                may_pass = isinstance(error, LockedError) or isinstance(error.__cause__, psycopg.OperationalError)
+                if not may_pass or time.monotonic() > deadline:
                     raise
                 failed = error
             logger.warning("database: %s; trying again in %.1f s", " ".join(str(failed).split()), pause_s)

@@ -1,0 +1,85 @@
+"""The examples in README and docs/ do what they say."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import typer
+
+import cli
+from tests.fixtures.store import product, unit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.fixtures.store import Shop
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
+
+
+def blocks(language: str) -> Iterator[tuple[str, str]]:
+    """Page and text of every code block of a language."""
+    for page in PAGES:
+        for text in re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S):
+            yield page.name, text
+
+
+def commands() -> list[str]:
+    """Every call of catvec that stands in a block or in a line's code."""
+    texts = [page.read_text(encoding="utf-8").replace("\\\n", " ") for page in PAGES]
+    call = r"(?m)(?:^(?: {4})?|`|\\?\| )(catvec [a-z][^`\n]*)"
+    return sorted({found.rstrip() for text in texts for found in re.findall(call, text) if _is_call(found)})
+
+
+def _is_call(text: str) -> bool:
+    # a line of prose may begin with the word
+    return text.split()[1].rstrip(".,;") in typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+
+
+def test_there_are_examples_to_test() -> None:
+    assert len(list(blocks("sql"))) >= 4
+    assert len(commands()) >= 15
+
+
+@pytest.mark.parametrize(("page", "text"), list(blocks("sql")))
+def test_every_statement_of_the_docs_answers(shop: Shop, page: str, text: str) -> None:
+    attrs = {"colour": "navy"}
+    shop.sync(
+        product("SKU-1", "1.jpg", category="dress", price=10, attrs=attrs),
+        product("SKU-2", "2.jpg", row=2, category="dress", price=20, attrs=attrs),
+        product("SKU-3", "3.jpg", row=3, category="skirt", price=30, attrs=attrs),
+    )
+    model = shop.register()
+    shop.embed(model, [unit(1, 0, 0, 0), unit(1, 1, 0, 0), unit(0, 1, 1, 0)])
+    shop.activate(model)
+
+    for statement in filter(str.strip, text.split(";")):
+        rows = shop.all(statement)
+
+        assert 1 <= len(rows) <= 10, f"{page}: {statement}"
+
+
+@pytest.mark.parametrize("line", commands())
+def test_every_command_of_the_docs_exists_with_its_options(line: str) -> None:
+    command: Any = typer.main.get_command(cli.app)
+    words = shlex.split(line.partition(" #")[0].partition(" | ")[0])
+    words = words[words.index("catvec") + 1 :]
+    while hasattr(command, "commands") and words and not words[0].startswith("-"):
+        assert words[0] in command.commands, f"no command {words[0]!r} in: {line}"
+        command = command.commands[words.pop(0)]
+    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+
+    used = [word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)]
+
+    assert set(used) <= known | {"--help"}, line
+
+
+def test_every_link_between_the_pages_leads_somewhere() -> None:
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
+            assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
