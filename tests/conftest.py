@@ -7,6 +7,7 @@ pytest_plugins = [
     "tests.fixtures.models",
     "tests.fixtures.database",
     "tests.fixtures.store",
+    "tests.fixtures.doctor",
     "tests.fixtures.command",
     "tests.fixtures.catalogs",
 ]

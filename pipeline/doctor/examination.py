@@ -31,8 +31,10 @@ SERVER_CHECKS: dict[str, Callable[[Connection], Verdict]] = {
     "rights": server.check_rights,
     TABLES: server.check_tables,
 }
-CONTENT = ("active model", "weights", "vectors", "index", "use of the index", "index memory", "last run")
-CONTENT += ("failures", "statistics")
+CONTENT = (
+    *("active model", "weights", "vectors", "index", "use of the index", "index memory"),
+    *("last run", "failures", "statistics"),
+)
 """the names of what needs catvec's tables; those of a model carry its name when there is one"""
 UNREACHABLE = "the database cannot be reached"
 

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from pipeline.store.connect import Connection
-    from pipeline.store.health import Rights
 
 OLDEST_SERVER = 150000
 """PostgreSQL 15: the oldest that catvec is tested with"""
@@ -80,7 +79,7 @@ def check_transactions(connection: Connection) -> Verdict:
     from pipeline.store.health import see_transactions
 
     found = see_transactions(connection)
-    unseen = f"; {found.hidden} sessions of other users cannot be seen" if found.hidden else ""
+    unseen = f"; sessions of other users that cannot be seen: {found.hidden}" if found.hidden else ""
     if found.long:
         oldest = found.long[0]
         who = f"process {oldest.pid} of {oldest.user!r} ({oldest.application or 'no name'})"
@@ -156,14 +155,17 @@ def check_rights(connection: Connection) -> Verdict:
     from pipeline.store.health import see_rights
 
     rights = see_rights(connection)
-    database = connection.info.dbname
-    if not rights.may_stage:
+    is_new = rights.owner is None
+    wanted = {"TEMPORARY": rights.may_stage, "CREATE": rights.may_create or not is_new}
+    lacking = ", ".join(right for right, is_granted in wanted.items() if not is_granted)
+    if lacking:
+        database = quoted(connection.info.dbname)
         return problem(
-            f"user {rights.user!r} may not make temporary tables, which a run needs",
-            f"an administrator runs: GRANT TEMPORARY ON DATABASE {quoted(database)} TO {quoted(rights.user)};",
+            f"user {rights.user!r} lacks {lacking} on database {database}, which a run needs",
+            f"an administrator runs: GRANT {lacking} ON DATABASE {database} TO {quoted(rights.user)};",
         )
-    if rights.owner is None:
-        return _judge_newcomer(rights, database)
+    if is_new:
+        return ok(f"user {rights.user!r} may make catvec's tables")
     if rights.owns_tables:
         return ok(f"user {rights.user!r} may run, build indexes and migrate")
     if rights.may_write:
@@ -172,15 +174,6 @@ def check_rights(connection: Connection) -> Verdict:
             f"for those connect as {rights.owner}, or: GRANT {rights.owner} TO {quoted(rights.user)};",
         )
     return warning(f"user {rights.user!r} may read and search, not run", f"for catvec run connect as {rights.owner}")
-
-
-def _judge_newcomer(rights: Rights, database: str) -> Verdict:
-    if rights.may_create:
-        return ok(f"user {rights.user!r} may make catvec's tables")
-    return problem(
-        f"user {rights.user!r} may not make schemas in database {database!r}",
-        f"an administrator runs: GRANT CREATE ON DATABASE {quoted(database)} TO {quoted(rights.user)};",
-    )
 
 
 def quoted(name: str) -> str:
