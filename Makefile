@@ -75,8 +75,22 @@ test: setup ## the whole test suite
 test-fast: setup ## the tests that take less than ten seconds each
 	@$(PYTEST) -m "not slow and not bench" $(ARGS)
 
-bench: setup ## the benchmarks (opt-in, minutes); results go to benchmarks/results/
-	@$(BIN)/python -m pytest -m bench -p no:xdist -s $(ARGS)
+bench: setup ## the benchmarks (minutes): make bench PHOTOS=path/to/catalog.csv; see benchmarks/README.md
+	@if [ ! -f "$(PHOTOS)" ]; then \
+	  echo "error: PHOTOS is '$(PHOTOS)', expected a CSV catalog with photos beside it" >&2; \
+	  echo "hint: make bench PHOTOS=path/to/catalog.csv" >&2; \
+	  exit 2; \
+	fi
+	@if [ ! -d build/clip-b32-random ]; then \
+	  rm -rf build/clip-new && $(BIN)/python -m benchmarks.random_model build/clip-new && \
+	  mv build/clip-new build/clip-b32-random; \
+	fi
+	@$(BIN)/python -m benchmarks.startup --model build/clip-b32-random
+	@$(BIN)/python -m benchmarks.encode --model build/clip-b32-random
+	@$(BIN)/python -m benchmarks.parity "$(PHOTOS)" --model build/clip-b32-random
+	@$(BIN)/python -m benchmarks.end_to_end "$(PHOTOS)" --model build/clip-b32-random
+	@$(BIN)/python -m benchmarks.real_catalog "$(PHOTOS)" --model build/clip-b32-random
+	@$(BIN)/python -m benchmarks.report
 
 lint: setup ## ruff (rules and format) and mypy (strict)
 	@$(BIN)/python -m ruff check .

@@ -1,5 +1,7 @@
 """Small and ViT-B/32-sized models with seeded random weights, saved as ordinary transformers folders.
 
+    python -m benchmarks.random_model FOLDER      the ViT-B/32-sized one
+
 For tests and benchmarks, which cannot download weights. A freshly initialised CLIP gives nearly the same
 vector for every image (cosine 0.999), which would hide every mistake in pixels; here weights keep the scale of the
 signal, and the output is centred on a few drawn images, so that different images are as far apart as in a
@@ -8,15 +10,16 @@ trained model, or further. The vectors mean nothing: near in colour and layout i
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 TEXTS = [
     f"{colour} {pattern} {garment}"
@@ -24,6 +27,12 @@ TEXTS = [
     for pattern in ("plain", "striped", "dotted")
     for garment in ("t-shirt", "mug", "bag", "dress")
 ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Save a CLIP of ViT-B/32's size with random weights.")
+    parser.add_argument("folder", type=Path)
+    print(save_clip_b32(parser.parse_args().folder))
 
 
 def save_tiny_clip(folder: Path, *, seed: int = 0, dims: int = 32, image_size: int = 64) -> Path:
@@ -223,3 +232,7 @@ def _center_texts(model: Any, tokenizer: Any) -> None:
     head = getattr(text, "head", None)
     bias = text.final_layer_norm.bias if head is None else head.bias
     bias -= text(**tokens).pooler_output.mean(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Writes the last results into README.md, so that its numbers are those of the result files.
+
+python -m benchmarks.report
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.conditions import RESULTS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+README = Path(__file__).with_name("README.md")
+BEGIN, END = "<!-- results: written by benchmarks/report.py -->", "<!-- end of results -->"
+
+Result = dict[str, Any]
+
+
+def main() -> None:
+    before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    sections = [section for name, write in SECTIONS.items() for section in read(name, write)]
+    README.write_text("\n\n".join([before + BEGIN, *sections, END + after]), encoding="utf-8")
+    print(README)
+
+
+def read(name: str, write: Callable[[Result], Iterator[str]]) -> Iterator[str]:
+    path = RESULTS / f"{name}.json"
+    if not path.is_file():
+        return
+    result = json.loads(path.read_text(encoding="utf-8"))
+    conditions = result["conditions"]
+    versions = conditions["versions"]
+    device = conditions["gpu"] or f"{conditions['cores']} cores of {conditions['processor']}"
+    yield "\n".join(
+        [
+            f"### {name}",
+            "",
+            f"{conditions['measured_at'][:10]}, commit {conditions['commit'] or 'none yet'}, {device}, "
+            f"torch {versions['torch']}, Python {versions['python']}.",
+            "",
+            *write(result),
+        ]
+    )
+
+
+def table(*headers: str) -> list[str]:
+    return [f"| {' | '.join(headers)} |", f"|{'---|' * len(headers)}"]
+
+
+def spread(found: dict[str, float], digits: int = 1) -> str:
+    return f"{found['median']:,.{digits}f} ({found['min']:,.{digits}f}–{found['max']:,.{digits}f})"
+
+
+def write_startup(result: Result) -> Iterator[str]:
+    yield from table("command, whole process", "seconds")
+    for name, found in result["commands"].items():
+        yield f"| {name} | {spread(found, 2)} |"
+    yield ""
+    yield from table("a first run before its first image", "seconds")
+    for name, found in result["steps_of_a_first_run"].items():
+        yield f"| {name} | {spread(found, 2)} |"
+
+
+def write_encode(result: Result) -> Iterator[str]:
+    yield from table("precision", "batch", "images/s")
+    for line in result["rates"]:
+        yield f"| {line['precision']} | {line['batch_size']} | {spread(line | {'median': line['images_per_s']})} |"
+
+
+def write_parity(result: Result) -> Iterator[str]:
+    yield from table("photos", "precision", "reduced decoding", "least cosine", "mean cosine")
+    for name, found in result["sets"].items():
+        for line in found["comparisons"]:
+            reduced = "yes" if line["reduced"] else "no"
+            numbers = f"{line['min']:.6f} | {line['mean']:.6f}"
+            yield f"| {found['photos']}, {name} | {line['precision']} | {reduced} | {numbers} |"
+
+
+def write_end_to_end(result: Result) -> Iterator[str]:
+    photos, ratio, share = result["photos"], result["ratio"], result["share_of_forward_limit"]
+    size = "×".join(f"{pixels:.0f}" for pixels in photos["median_pixels"])
+    yield f"{photos['photos']} photos of {size} pixels (median), {result['rounds']} rounds."
+    yield ""
+    yield from table("", "images/s", "whole process, s")
+    for name in ("plain", "catvec"):
+        told = result[name]
+        how = f"{name}, {told['precision']}, batches of {told['batch_size']}"
+        yield f"| {how} | {spread(told['images_per_s'])} | {spread(told['whole_seconds'])} |"
+    for name, found in result["limits"].items():
+        yield f"| limit: {name} | {spread(found)} | |"
+    shared = result["limit_of_all_stages_sharing_the_cores"]
+    if shared is not None:
+        yield f"| limit: all of these on the same cores | {shared:,.1f} | |"
+    yield ""
+    yield (
+        f"catvec : plain is {spread(ratio['images_per_s'], 2)} in images/s (asked: {ratio['asked']:g}) and "
+        f"{spread(ratio['whole_process'], 2)} in whole processes. catvec reaches {share['catvec']:.0%} of what its "
+        f"forward pass alone allows, the plain script {share['plain']:.0%} of its own."
+    )
+
+
+def write_real_catalog(result: Result) -> Iterator[str]:
+    first, again, memory = result["first"], result["again"], result["memory"]
+    marks = [f"{found['rss_mb']:,.0f} MB at image {images}" for images, found in memory["at_images"].items() if found]
+    yield from table("", "seconds", "images/s", "peak memory, MB")
+    for name, told in (("first run", first), ("the same again", again)):
+        rate = f"{told['summary']['images_per_s']:,.1f}" if told["summary"]["embedded"] else "–"
+        yield f"| {name} | {told['wall_seconds']:,.1f} | {rate} | {told['peak_mb']:,.0f} |"
+    yield f"| `catvec similar` | {result['similar']['wall_seconds']:.2f} | | |"
+    yield ""
+    yield f"{first['summary']['seen']:,} photos; memory {' and '.join(marks) or 'not measured'}."
+    for met, word in ((True, "As asked"), (False, "**Not as asked**"), (None, "Not shown by so few photos")):
+        names = [name for name, found in result["checks"].items() if found is met]
+        if names:
+            yield f"{word}: {'; '.join(names)}."
+    yield "The commands and what they printed are in `results/real_catalog.txt`."
+
+
+SECTIONS: dict[str, Callable[[Result], Iterator[str]]] = {
+    "end_to_end": write_end_to_end,
+    "real_catalog": write_real_catalog,
+    "startup": write_startup,
+    "encode": write_encode,
+    "parity": write_parity,
+}
+
+if __name__ == "__main__":
+    main()
