@@ -1,0 +1,71 @@
+"""`catvec demo`, and the commands around catvec's own server that it leads to."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from pipeline.store.psql import find_psql
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.fixtures.command import Catvec
+
+
+@pytest.mark.slow
+def test_the_demo_shows_neighbours_and_its_broken_entries_without_database_or_network(
+    catvec: Catvec, embedded_home: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "demo"
+
+    outcome = catvec("demo", "--products", 40, "--folder", folder, "--home", embedded_home)
+
+    assert outcome.code == 0, outcome.err
+    assert "untrained" in outcome.err
+    assert outcome.out.count("similarity") == 2
+    failures = catvec("failures", "--home", embedded_home, "--json").json()["failures"]
+    assert sorted((row["product_id"], row["code"]) for row in failures) == [
+        ("broken-empty", "empty"),
+        ("broken-html", "not_an_image"),
+        ("broken-missing", "file_not_found"),
+        ("broken-no-image", "no_image"),
+        ("broken-outside", "outside_root"),
+        ("broken-truncated", "truncated"),
+    ]
+
+    again = catvec("demo", "--products", 40, "--folder", folder, "--home", embedded_home)
+    assert again.code == 0
+    assert ", 0 embedded, 6 failed" in again.err
+    # the last command stopped the server it had started
+    assert catvec("db", "status", "--home", embedded_home, "--json").json()["running"] is False
+
+
+@pytest.mark.slow
+def test_the_servers_life_by_command(catvec: Catvec, embedded_home: Path, tmp_path: Path) -> None:
+    home = ("--home", embedded_home)
+    stopped = catvec("db", "url", *home)
+    assert (stopped.code, stopped.out) == (1, "")
+    assert "hint: start it with: catvec db start" in stopped.err
+
+    assert catvec("db", "start", *home).code == 0
+    assert catvec("db", "migrate", *home).code == 0
+    status = catvec("db", "status", *home, "--json").json()
+    assert (status["running"], status["explicit"]) == (True, True)
+    url = catvec("db", "url", *home).out.strip()
+    with psycopg.connect(url) as connection:
+        assert connection.execute("SELECT count(*) FROM catvec.products").fetchone() == (0,)
+    by_psql = subprocess.run([find_psql(), url, "-Atc", "SELECT 1"], capture_output=True, text=True, check=False)
+    assert by_psql.stdout == "1\n", by_psql.stderr
+    assert catvec("db", "psql", *home, "-At", "-c", "SELECT 40 + 2", "-o", tmp_path / "answer").code == 0
+    assert (tmp_path / "answer").read_text(encoding="utf-8") == "42\n"
+    assert "no run yet" in catvec("status", *home).err
+    assert catvec("db", "status", *home, "--json").json()["running"] is True
+
+    assert catvec("db", "stop", *home).err == "stopped\n"
+    assert catvec("db", "stop", *home).err == "it was not running\n"
+    assert json.loads(catvec("db", "status", *home, "--json").out)["running"] is False
