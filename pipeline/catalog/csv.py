@@ -6,7 +6,7 @@ import csv
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from pipeline.catalog.rows import Row, Table, bad_row
+from pipeline.catalog.rows import Row, Table
 from pipeline.catalog.source import MAX_CHARACTERS, SourceError, lines, look_ahead
 from pipeline.errors import CatalogError, ConfigError
 
@@ -140,8 +140,8 @@ def _rows(records: Iterator[tuple[int, list[str]]], names: tuple[str, ...]) -> I
     for row, (line, cells) in enumerate(records, start=1):
         if len(cells) > width and not any(cells[width:]):
             del cells[width:]  # delimiters at the end of the line, but nothing between them
-        if len(cells) == width:
-            if any(cells):  # spreadsheets end in rows of delimiters alone
-                yield Row(row=row, values=dict(zip(names, cells, strict=True)))
-            continue
-        yield bad_row(row, "ragged_row", f"{len(cells)} cells, expected {width} (line {line:,})")
+        values = dict(zip(names, cells, strict=False))
+        if len(cells) != width:
+            yield Row(row=row, values=values, crooked=f"{len(cells)} cells, expected {width} (line {line:,})")
+        elif any(cells):  # spreadsheets end in rows of delimiters alone
+            yield Row(row=row, values=values)

@@ -26,10 +26,14 @@ _SHOWN_CHARACTERS = 300
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One row as its catalog states it; `row` counts from 1, without a header."""
+    """One row as its catalog states it; `row` counts from 1, without a header.
+
+    `crooked` says that it has more or fewer cells than columns, so that its values may stand in the wrong ones.
+    """
 
     row: int
     values: Mapping[str, Any]
+    crooked: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +70,10 @@ class RowMapper:
 
     def map(self, row: Row) -> list[Product | BadRow]:
         """The row's product, then what is wrong with its images; or one BadRow instead."""
+        if row.crooked:
+            # named as well as it can be: the store leaves a product alone whose row is bad today
+            product_id = as_text(row.values.get(self.columns.id))
+            return [bad_row(row.row, "ragged_row", row.crooked, product_id=product_id)]
         product_id = None
         try:
             product_id = self._product_id(row.values)
