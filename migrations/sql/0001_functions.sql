@@ -45,7 +45,7 @@ AS $$
 DECLARE
   key       text;
   value     jsonb;
-  rest      jsonb := filter - ARRAY['category', 'brand', 'price'];
+  rest      jsonb;
   condition text := '';
 BEGIN
   IF filter IS NULL THEN
@@ -54,6 +54,7 @@ BEGIN
     RAISE EXCEPTION 'filter is a JSON %, expected an object', jsonb_typeof(filter)
       USING ERRCODE = '22023', HINT = 'for example {"category": "dress", "price": {"max": 50}}';
   END IF;
+  rest := filter - ARRAY['category', 'brand', 'price'];
   FOREACH key IN ARRAY ARRAY['category', 'brand'] LOOP
     value := filter -> key;
     CONTINUE WHEN value IS NULL;
@@ -85,7 +86,8 @@ BEGIN
 END
 $$;
 
--- The products nearest to a vector, best image each, nearest first. Fewer than k rows only when fewer exist.
+-- The products nearest to a vector, best image each, nearest first. Fewer than k rows only when fewer exist: when the
+-- index gives fewer candidates than were asked for, every row that passes the filter is compared.
 CREATE FUNCTION catvec.search_by_vector(
     query           @VECTOR@.halfvec,
     k               integer DEFAULT 10,
@@ -99,13 +101,20 @@ SET search_path = pg_catalog, @VECTOR@, pg_temp
 AS $$
 DECLARE
   chosen        catvec.models := catvec.choose_model(model);
-  condition     text := catvec.filter_condition(filter);
-  candidates    integer := greatest(4 * k, 40);   -- several images of one product become one hit
+  rows_wanted   text := catvec.filter_condition(filter);
+  -- several images of one product become one hit; a literal in the statement, so that the planner sees how few
+  -- rows are wanted
+  candidates    integer := greatest(4 * k, 40);
+  nearest       text;
   found         bigint;
   products      bigint;
   hits          catvec.hit[];
-  old_scan      text := coalesce(current_setting('hnsw.iterative_scan', true), 'off');
-  old_ef_search text := coalesce(current_setting('hnsw.ef_search', true), '40');
+  setting       record;
+  settings      jsonb := jsonb_build_object(
+    'hnsw.iterative_scan', current_setting('hnsw.iterative_scan', true),
+    'hnsw.max_scan_tuples', current_setting('hnsw.max_scan_tuples', true),
+    'hnsw.scan_mem_multiplier', current_setting('hnsw.scan_mem_multiplier', true),
+    'hnsw.ef_search', current_setting('hnsw.ef_search', true));
 BEGIN
   IF k IS NULL OR k NOT BETWEEN 1 AND 1000 THEN
     RAISE EXCEPTION 'k is %, expected 1 to 1000', coalesce(k::text, 'null') USING ERRCODE = '22023';
@@ -118,19 +127,24 @@ BEGIN
     RAISE EXCEPTION 'the query vector is zero, which is near to nothing' USING ERRCODE = '22023';
   END IF;
   IF exclude_product IS NOT NULL THEN
-    condition := condition || ' AND v.product_id <> $2';
+    rows_wanted := rows_wanted || ' AND v.product_id <> $2';
   END IF;
   PERFORM set_config('hnsw.iterative_scan', 'relaxed_order', true);
+  -- the defaults (20,000 rows, 4 MB) end a scan early when a filter leaves only what is far away, and then the index
+  -- answers with whatever it has come across
+  PERFORM set_config('hnsw.max_scan_tuples', '2147483647', true);
+  PERFORM set_config('hnsw.scan_mem_multiplier', '64', true);
   LOOP
     PERFORM set_config('hnsw.ef_search', least(1000, greatest(candidates, 100))::text, true);
+    -- without ORDER BY and LIMIT there is nothing that HNSW could answer: every row that is wanted is compared
+    nearest := CASE WHEN candidates IS NULL THEN ''
+                    ELSE format('ORDER BY v.embedding <=> $1 LIMIT %s', candidates) END;
     EXECUTE format($q$
       WITH near AS MATERIALIZED (            -- relaxed order within, sorted exactly without
         SELECT v.product_id, v.image_id, v.url, p.title, p.category, p.brand, p.price, v.embedding <=> $1 AS distance
           FROM catvec.%1$I v
           JOIN catvec.products p ON p.product_id = v.product_id
-         WHERE p.active %2$s
-         ORDER BY v.embedding <=> $1
-         LIMIT %3$s),                        -- a literal: the planner sees how few rows are wanted
+         WHERE p.active %2$s %3$s),
       best AS (
         SELECT DISTINCT ON (product_id) * FROM near ORDER BY product_id, distance, image_id),
       top AS (
@@ -139,14 +153,15 @@ BEGIN
              (SELECT count(*) FROM best),
              (SELECT array_agg(ROW(product_id, title, category, brand, price, image_id, url, 1 - distance)::catvec.hit
                                ORDER BY distance, product_id) FROM top)
-      $q$, 'image_embeddings_' || chosen.name, condition, candidates, k)
+      $q$, 'image_embeddings_' || chosen.name, rows_wanted, nearest, k)
       INTO found, products, hits
       USING query, exclude_product, min_similarity;
-    EXIT WHEN products >= k OR found < candidates OR candidates >= 10000;
-    candidates := candidates * 4;
+    EXIT WHEN candidates IS NULL OR (found >= candidates AND products >= k);
+    candidates := CASE WHEN found < candidates OR candidates >= 4000 THEN NULL ELSE candidates * 4 END;
   END LOOP;
-  PERFORM set_config('hnsw.iterative_scan', old_scan, true);
-  PERFORM set_config('hnsw.ef_search', old_ef_search, true);
+  FOR setting IN SELECT s.key, s.value FROM jsonb_each_text(settings) AS s LOOP
+    PERFORM set_config(setting.key, setting.value, true);
+  END LOOP;
   RETURN QUERY SELECT * FROM unnest(hits);
 END
 $$;

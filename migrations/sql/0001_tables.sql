@@ -80,7 +80,8 @@ CREATE TABLE catvec_store.runs (
   embedded     bigint NOT NULL DEFAULT 0,
   failed       bigint NOT NULL DEFAULT 0,
   removed      bigint NOT NULL DEFAULT 0,
-  error        text
+  error        text,
+  last_write   uuid                                             -- the last transaction that counted here
 ) WITH (fillfactor = 50);                                      -- the counters are rewritten with every batch
 
 -- why an image has no vector under a model; deleted by the transaction that writes the vector
@@ -127,7 +128,7 @@ BEGIN
       run_id         bigint NOT NULL,
       embedded_at    timestamptz NOT NULL DEFAULT now()
     ) WITH (
-      parallel_workers = 4,                        -- else wide, TOASTed rows make the index build serial
+      parallel_workers = 4,                        -- else wide, TOASTed rows make every index build serial
       autovacuum_vacuum_scale_factor = 0.05,       -- dead rows cost recall in HNSW
       autovacuum_analyze_scale_factor = 0.02
     )$q$, 'emb_' || p_name, dims);

@@ -1,8 +1,14 @@
 -- The public views. Columns are only ever added at the end.
 
 CREATE VIEW catvec.models AS
-SELECT name, source, revision, dims, has_text, state, state = 'active' AS is_active, created_at, activated_at
+SELECT name, source, revision, dims, has_text, state, state = 'active' AS is_active, created_at, activated_at,
+       model_id, location, fingerprint
   FROM catvec_store.models;
+
+-- which release's contract this is; readers ask before they trust it
+CREATE VIEW catvec.schema_version AS
+SELECT version_num AS version
+  FROM catvec_store.alembic_version;
 
 CREATE VIEW catvec.products AS
 SELECT product_id, title, category, brand, price, attrs, active, updated_at

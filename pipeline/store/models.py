@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SELECT_MODELS = """
 SELECT m.model_id, m.name, m.source, m.revision, m.location, m.fingerprint, m.dims, m.has_text, m.state,
        m.activated_at
-  FROM catvec_store.models m
+  FROM catvec.models m
 """
 
 

@@ -117,6 +117,7 @@ def test_a_removed_product_is_found_no_more(shop: Shop) -> None:
         ("catvec.search_by_vector('[1,0,0,0]', 1001)", "k is 1001, expected 1 to 1000"),
         ("catvec.search_by_vector('[1,0,0,0]', NULL)", "k is null, expected 1 to 1000"),
         ("catvec.search_by_vector('[1,0,0,0]', 5, '[]')", "filter is a JSON array, expected an object"),
+        ("catvec.search_by_vector('[1,0,0,0]', 5, '\"a\"')", "filter is a JSON string, expected an object"),
         ("catvec.search_by_vector('[1,0,0,0]', 5, '{\"price\": 5}')", 'filter key "price" is 5, expected'),
         ("catvec.search_by_vector('[1,0,0,0]', 5, '{\"category\": 5}')", 'filter key "category" is 5, expected'),
         ("catvec.search_by_vector('[1,0,0,0]', 5, '{}', 'nix')", 'no model "nix", there are: tiny'),
@@ -200,6 +201,41 @@ def test_functions_find_what_an_exact_search_finds(shop: Shop) -> None:
     assert len(found & exact) >= 14
 
 
+@pytest.mark.slow
+def test_a_filter_that_leaves_only_what_is_far_away_still_gives_the_nearest_of_it(shop: Shop) -> None:
+    """By itself an index scan gives up after 20,000 rows and answers with what it has come across."""
+    model = fill(shop, 25_000)
+    near = "(SELECT embedding FROM catvec.image_embeddings_wide WHERE product_id = 'P00007')"
+    shop.session.connection().execute(
+        "UPDATE catvec_store.products p SET attrs = '{\"far\": 1}' FROM catvec.image_embeddings_wide v"
+        f" WHERE v.product_id = p.product_id AND v.embedding <=> {near} > 1.2"
+    )
+    refresh_statistics(shop.session.connection(), model)
+    build_index(shop.session.connection(), model)
+    shop.activate(model)
+    exact = shop.all(
+        "SELECT v.product_id FROM catvec.image_embeddings v JOIN catvec.products p ON p.product_id = v.product_id"
+        f" WHERE p.attrs @> '{{\"far\": 1}}' ORDER BY (v.embedding <=> {near}) + 0 LIMIT 10"
+    )
+
+    found = shop.all("SELECT product_id FROM catvec.similar_products('P00007', 10, '{\"far\": 1}')")
+
+    assert len(found) == 10
+    assert len(set(found) & set(exact)) >= 9
+
+
+def test_products_with_many_images_do_not_crowd_the_others_out(shop: Shop) -> None:
+    crowd = [f"{number}.jpg" for number in range(300)]
+    shop.sync(product("CROWD", *crowd), *(product(f"P{number}", f"p{number}.jpg", row=number) for number in range(5)))
+    model = shop.register()
+    shop.embed(model, [unit(1, 0, 0, 0.001 * number) for number in range(300)] + [unit(0, 1, 0, 0)] * 5)
+    shop.activate(model)
+
+    found = shop.all("SELECT product_id FROM catvec.search_by_vector('[1,0,0,0]', 4)")
+
+    assert found == [("CROWD",), ("P0",), ("P1",), ("P2",)]
+
+
 def test_a_broken_off_index_is_replaced(shop: Shop, postgres: str, database_url: str) -> None:
     model = fill(shop, 100)
     build_index(shop.session.connection(), model)
@@ -220,6 +256,8 @@ def test_functions_leave_the_callers_settings_alone(shop: Shop) -> None:
 
         assert shop.one("SHOW hnsw.ef_search") == "77"
         assert shop.one("SHOW hnsw.iterative_scan") == "off"
+        assert shop.one("SHOW hnsw.max_scan_tuples") == "20000"
+        assert shop.one("SHOW hnsw.scan_mem_multiplier") == "1"
 
 
 @pytest.mark.usefixtures("four")
