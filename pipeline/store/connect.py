@@ -8,8 +8,10 @@ returns.
 from __future__ import annotations
 
 import logging
+import re
 import time
-from typing import TYPE_CHECKING, LiteralString, TypeVar
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, LiteralString, TypeVar
 
 import psycopg
 from pgvector.psycopg import register_vector
@@ -20,7 +22,7 @@ from pipeline import __version__
 from pipeline.errors import ConfigError, LockedError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
 logger = logging.getLogger(__name__)
@@ -40,30 +42,58 @@ CONTENDED = ("40001", "40P01", "55P03")
 """serialization failure, deadlock, lock timeout: the same work succeeds later"""
 
 
+SPELLING = (
+    "write it as postgresql://user:password@host:5432/database, with @ : / ? % in a password as %40 %3A %2F %3F %25"
+)
+_UNKNOWN_OPTION = re.compile('invalid (?:URI query parameter:|connection option) "([a-z_]+)"')
+
+
 def normalise_url(url: str) -> str:
     """The URL as psycopg wants it; SQLAlchemy's and Heroku's spellings are understood.
 
-    Raises ConfigError when it is no PostgreSQL connection string.
+    Raises ConfigError when it is no PostgreSQL connection string, or cannot be the one that was meant.
     """
+    if not url.strip():
+        raise ConfigError("the database URL is empty", hint=SPELLING)
     scheme, separator, rest = url.partition("://")
     if separator and scheme in {"postgres", "postgresql+psycopg", "postgresql+psycopg2"}:
         url = f"postgresql://{rest}"
     try:
-        conninfo_to_dict(url)
+        parts = conninfo_to_dict(url)
     except psycopg.ProgrammingError as error:
+        # not chained: libpq quotes what it stumbled over, which may be the password
+        raise _not_a_url(url, str(error)) from None
+    if _is_misread(url, parts):
         raise ConfigError(
-            f"{hide_password(url)!r} is not a PostgreSQL connection string",
-            hint="write it as postgresql://user:password@host:5432/database",
-        ) from error
+            "the database URL cannot be read: its password ends early, or its port is no number", hint=SPELLING
+        )
     return url
+
+
+def _not_a_url(url: str, reason: str) -> ConfigError:
+    unknown = _UNKNOWN_OPTION.search(reason)
+    if unknown:
+        return ConfigError(f"the database URL has the option {unknown[1]!r}, which PostgreSQL does not know")
+    shown = url if re.fullmatch(r"[\w.-]+", url) else hide_password(url)
+    return ConfigError(f"{shown!r} is not a PostgreSQL connection string", hint=SPELLING)
+
+
+def _is_misread(url: str, parts: dict[str, Any]) -> bool:
+    """Whether libpq took a piece of an unescaped password for the host, the port or the database."""
+    path = url.partition("://")[2].partition("/")[2].partition("?")[0]
+    host, port = str(parts.get("host") or ""), str(parts.get("port") or "")
+    return "@" in path or ("@" in host and not host.startswith(("/", "@"))) or not re.fullmatch(r"[\d,]*", port)
 
 
 def hide_password(url: str) -> str:
     """The URL without anything that could be a password, for messages."""
+    scheme, separator, _ = url.partition("://")
     try:
         parts = conninfo_to_dict(url)
     except psycopg.ProgrammingError:
-        return url.partition("://")[0] + "://…"
+        return f"{scheme}://…" if separator else "…"
+    if _is_misread(url, parts):
+        return "postgresql://…"
     place = f"{parts.get('host') or 'localhost'}:{parts.get('port') or 5432}"
     return f"postgresql://{parts.get('user') or ''}@{place}/{parts.get('dbname') or ''}"
 
@@ -71,15 +101,16 @@ def hide_password(url: str) -> str:
 def connect(url: str) -> Connection:
     """A new connection in autocommit mode, without the vector types (`Session` registers them).
 
-    Raises StoreError that says what is wrong and what to do.
+    Raises ConfigError for what is no URL, and StoreError that says what is wrong and what to do.
     """
     url = normalise_url(url)
+    timeout_s = conninfo_to_dict(url).get("connect_timeout") or 10
     try:
         return psycopg.connect(
             make_conninfo(
                 url,
                 application_name=f"catvec {__version__}",
-                connect_timeout=10,
+                connect_timeout=timeout_s,
                 keepalives_idle=30,
                 keepalives_interval=10,
                 keepalives_count=3,
@@ -88,29 +119,27 @@ def connect(url: str) -> Connection:
             # catvec's statements differ from run to run, and a plan cached under other settings would be kept
             prepare_threshold=None,
         )
+    except UnicodeError as error:  # a part of the host's name is empty or longer than 63 characters
+        raise _connect_error(url, "resolve host", timeout_s) from error
     except psycopg.OperationalError as error:
-        raise _connect_error(url, error) from error
+        raise _connect_error(url, str(error), timeout_s) from error
 
 
-def _connect_error(url: str, error: psycopg.OperationalError) -> StoreError:
+def _connect_error(url: str, text: str, timeout_s: object) -> StoreError:
     place = hide_password(url)
-    text = str(error)
-    known: tuple[tuple[str, str, str], ...] = (
-        (
-            "password authentication failed",
-            "refused the user or password",
-            "check the user and password in --db",
-        ),
+    known = (
+        ("password authentication failed", "refused the user or password", "check the user and password in --db"),
         ("no password supplied", "wants a password", "put it into --db, or into ~/.pgpass"),
-        ("does not exist", "has no such database or role", "create it, or check the names in --db"),
+        ('database ".*" does not exist', "does not exist", "create it, or check the name at the end of --db"),
+        ('role ".*" does not exist', "has no such user", "create it, or check the user in --db"),
         ("pg_hba.conf", "does not let this host in", "ask its administrator for an entry in pg_hba.conf"),
         ("Connection refused", "is not listening", "is the server running? check host and port in --db"),
         ("resolve host", "has a host name that cannot be found", "check the host in --db"),
-        ("timeout", "does not answer within 10 s", "check host and port in --db, and the firewall"),
+        ("timeout", f"does not answer within {timeout_s} s", "check host and port in --db, and the firewall"),
         ("too many", "has no free connection", "try again later, or raise max_connections"),
     )
-    for fragment, what, cure in known:
-        if fragment in text:
+    for pattern, what, cure in known:
+        if re.search(pattern, text):
             return StoreError(f"database {place} {what}", hint=cure)
     password = conninfo_to_dict(url).get("password")
     detail = " ".join(text.split())
@@ -162,6 +191,10 @@ def translate(error: psycopg.Error) -> StoreError:
     message = (error.diag.message_primary or str(error)).strip()
     if state == "42501":
         return StoreError(message, hint="connect as the owner of catvec's tables, or have the right granted")
+    if state == "42P06":
+        return StoreError(
+            message, hint="catvec needs the schemas catvec and catvec_store for itself: use another database"
+        )
     if state in {"3F000", "42P01", "42883"}:
         return StoreError(message, hint="run: catvec db migrate")
     if state == "53100":
@@ -169,19 +202,37 @@ def translate(error: psycopg.Error) -> StoreError:
     return StoreError(message, hint=error.diag.message_hint)
 
 
+@contextmanager
+def translated() -> Iterator[None]:
+    """psycopg's errors inside the block as StoreError."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise translate(error) from error
+
+
 class Session:
     """One connection with vector types, opened on entering and again when the server went away.
 
-    `on_connect` runs on each new connection (a run takes its lock there). Not for use by two threads at once.
+    `on_connect` runs on each new connection (a run takes its lock there); `give_up` is asked while the server is
+    away. Not for use by two threads at once.
     """
 
-    def __init__(self, url: str, *, on_connect: Callable[[Connection], None] | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        on_connect: Callable[[Connection], None] | None = None,
+        give_up: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._url = url
         self._on_connect = on_connect
+        self._give_up = give_up
         self._connection: Connection | None = None
 
     def __enter__(self) -> Session:
-        self.connection()
+        with translated():
+            self.connection()
         return self
 
     def __exit__(
@@ -216,40 +267,62 @@ class Session:
 
         Raises StoreError; data and constraint errors of psycopg pass through for the caller who can part them.
         """
-        deadline = time.monotonic() + OUTAGE_S
-        pause_s = 0.1
+        outage = _Outage(self._give_up)
         while True:
             try:
                 connection = self.connection()
                 with connection.transaction():
-                    return work(connection)
+                    result = work(connection)
             except (psycopg.DataError, psycopg.IntegrityError):
                 raise
             except psycopg.Error as error:
-                if not _is_passing(error) or time.monotonic() > deadline:
+                if not _is_passing(error) or outage.is_over():
                     raise translate(error) from error
-                failed: Exception = error
+                outage.wait(error)
             except StoreError as error:
                 # a lock that is taken on reconnecting is our own: the server has not noticed yet that we were lost
                 may_pass = isinstance(error, LockedError) or isinstance(error.__cause__, psycopg.OperationalError)
-                if not may_pass or time.monotonic() > deadline:
+                if not may_pass or outage.is_over():
                     raise
-                failed = error
-            logger.warning("database: %s; trying again in %.1f s", " ".join(str(failed).split()), pause_s)
-            time.sleep(pause_s)
-            pause_s = min(pause_s * 2, 5.0)
+                outage.wait(error)
+            else:
+                outage.end()
+                return result
 
     def run_once(self, work: Callable[[Connection], Result]) -> Result:
         """Do work that cannot be done again (it reads a stream) in one transaction. Raises StoreError."""
-        try:
-            with self.connection().transaction():
-                return work(self.connection())
-        except psycopg.Error as error:
-            raise translate(error) from error
+        with translated(), self.connection().transaction():
+            return work(self.connection())
 
     def rows(self, query: LiteralString | sql.Composed, parameters: dict[str, object] | None = None) -> list[tuple]:  # type: ignore[type-arg]
         """The rows of one query."""
         return self.run(lambda connection: connection.execute(query, parameters).fetchall())
+
+
+class _Outage:
+    """The waiting while the server is away: short at first, then every few seconds, told once."""
+
+    def __init__(self, give_up: Callable[[], bool]) -> None:
+        self._give_up = give_up
+        self._began = time.monotonic()
+        self._pause_s = 0.1
+        self._is_told = False
+
+    def is_over(self) -> bool:
+        return self._give_up() or time.monotonic() - self._began > OUTAGE_S
+
+    def wait(self, error: Exception) -> None:
+        level = logging.DEBUG if self._is_told else logging.WARNING
+        self._is_told = True
+        logger.log(level, "%s; trying again for %.0f s", " ".join(str(error).split()), OUTAGE_S)
+        ends = time.monotonic() + self._pause_s
+        while time.monotonic() < ends and not self._give_up():
+            time.sleep(0.1)
+        self._pause_s = min(self._pause_s * 2, 5.0)
+
+    def end(self) -> None:
+        if self._is_told:
+            logger.warning("the database is back after %.0f s", time.monotonic() - self._began)
 
 
 def _is_passing(error: psycopg.Error) -> bool:

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 
     from pipeline.store.connect import Connection
 
-LIST = """
-SELECT product_id, url, stage, code, detail, attempts, is_retryable, model, last_at
+# a URL may have a user and password before its host (law 10)
+LIST = r"""
+SELECT product_id, regexp_replace(url, '//[^/?#@\s]*@', '//***@') AS url, stage, code, detail, attempts,
+       is_retryable, model, last_at
   FROM catvec.failures
  WHERE (%(code)s::text IS NULL OR code = %(code)s)
  ORDER BY last_at DESC, product_id, url

@@ -14,7 +14,7 @@ import psycopg
 from psycopg import sql
 
 from pipeline.errors import StoreError
-from pipeline.store.connect import translate
+from pipeline.store.connect import translated
 
 if TYPE_CHECKING:
     from pipeline.store.connect import Connection
@@ -35,7 +35,9 @@ LEAST_MEMORY_MB = 64
 MOST_MEMORY_MB = 2048
 """a graph that does not fit builds 6 times slower; beyond 2 GB (1.2 million rows of 512) that is the price"""
 WORKERS = 2
-"""parallel workers asked for; the server gives what max_parallel_maintenance_workers and its cores allow"""
+"""asked for beside the leader; the server gives what max_parallel_worker_processes and its cores allow"""
+PARALLEL_ROWS = 10_000
+"""fewer are indexed in a second by one process, which needs no shared memory"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,41 +76,46 @@ def refresh_statistics(connection: Connection, model: StoredModel) -> None:
 def build_index(connection: Connection, model: StoredModel) -> IndexState:
     """Have a valid index, building it when there is none; `connection` is in autocommit mode.
 
-    A leftover of a broken off build is dropped first: CREATE INDEX … IF NOT EXISTS would take it for the real
-    one. Raises StoreError.
+    Raises StoreError.
     """
     state = find_index(connection, model)
     if state.is_valid:
         return state
-    name, table = sql.Identifier(index_name(model)), sql.Identifier(model.table)
-    try:
+    with translated():
         # a build may take its time, and waits for the transactions of others to end
         connection.execute("SET lock_timeout = 0; SET statement_timeout = 0")
-        connection.execute(sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS catvec_store.{}").format(name))
-        _set_memory(connection, model)
-        create = sql.SQL(
-            "CREATE INDEX CONCURRENTLY {} ON catvec_store.{} USING hnsw (embedding halfvec_cosine_ops)"
-        ).format(name, table)
+        workers = _make_room(connection, model)
         try:
-            connection.execute(create)
-        except psycopg.errors.DiskFull:
-            # parallel workers share memory through /dev/shm, 64 MB in a container; alone it needs none
-            logger.warning("not enough shared memory for a parallel index build; building with one process")
-            connection.execute(sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS catvec_store.{}").format(name))
-            connection.execute("SET max_parallel_maintenance_workers = 0")
-            connection.execute(create)
-    except psycopg.Error as error:
-        raise translate(error) from error
+            _create(connection, model, workers=workers)
+        except psycopg.OperationalError as error:
+            if not workers or "shared memory" not in str(error):
+                raise
+            # parallel workers share the graph through /dev/shm, 64 MB in a container; one process needs none
+            logger.warning("too little shared memory for a parallel index build; building with one process")
+            _create(connection, model, workers=0)
     state = find_index(connection, model)
     if not state.is_valid:
         raise StoreError(f"index {state.name} is not valid after building", hint="run the same command again")
     return state
 
 
-def _set_memory(connection: Connection, model: StoredModel) -> None:
+def _make_room(connection: Connection, model: StoredModel) -> int:
+    """Give the session memory for the graph; returns how many workers the build is worth."""
     count = sql.SQL("SELECT count(*) FROM catvec_store.{}").format(sql.Identifier(model.table))
     [rows] = connection.execute(count).fetchone() or (0,)
     needed_mb = int(1.25 * rows * (2 * model.dims + 8 + GRAPH_BYTES)) // 2**20 + 1
     memory_mb = min(max(needed_mb, LEAST_MEMORY_MB), MOST_MEMORY_MB)
     connection.execute("SELECT set_config('maintenance_work_mem', %s, false)", (f"{memory_mb}MB",))
-    connection.execute("SELECT set_config('max_parallel_maintenance_workers', %s, false)", (str(WORKERS),))
+    return WORKERS if rows >= PARALLEL_ROWS else 0
+
+
+def _create(connection: Connection, model: StoredModel, *, workers: int) -> None:
+    name, table = sql.Identifier(index_name(model)), sql.Identifier(model.table)
+    # the leftover of a build that broke off: CREATE INDEX … IF NOT EXISTS would take it for the real one
+    connection.execute(sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS catvec_store.{}").format(name))
+    connection.execute("SELECT set_config('max_parallel_maintenance_workers', %s, false)", (str(workers),))
+    connection.execute(
+        sql.SQL("CREATE INDEX CONCURRENTLY {} ON catvec_store.{} USING hnsw (embedding halfvec_cosine_ops)").format(
+            name, table
+        )
+    )

@@ -10,7 +10,7 @@ import psycopg
 from psycopg import sql
 
 from pipeline.errors import StoreError
-from pipeline.store.connect import connect, find_vector, require_vector, translate
+from pipeline.store.connect import connect, find_vector, require_vector, translate, translated
 
 if TYPE_CHECKING:
     from pipeline.store.connect import Connection
@@ -30,10 +30,10 @@ def newest_version() -> str:
 
 def current_version(connection: Connection) -> str | None:
     """The version the database is at, or None when catvec has never been there."""
-    row = connection.execute("SELECT to_regclass('catvec_store.alembic_version')").fetchone()
+    row = connection.execute("SELECT to_regclass('catvec.schema_version')").fetchone()
     if row is None or row[0] is None:
         return None
-    version = connection.execute("SELECT version_num FROM catvec_store.alembic_version").fetchone()
+    version = connection.execute("SELECT version FROM catvec.schema_version").fetchone()
     return version[0] if version else None
 
 
@@ -44,15 +44,19 @@ def require_current(connection: Connection) -> None:
         return
     if found is None:
         raise StoreError(f"database {connection.info.dbname!r} has no catvec tables", hint="run: catvec db migrate")
+    _refuse_newer(connection, found, expected)
+    raise StoreError(
+        f"database {connection.info.dbname!r} is at version {found}, expected {expected}",
+        hint="run: catvec db migrate",
+    )
+
+
+def _refuse_newer(connection: Connection, found: str, expected: str) -> None:
     if found > expected:
         raise StoreError(
             f"database {connection.info.dbname!r} is at version {found}, this catvec knows up to {expected}",
             hint="install a newer catvec",
         )
-    raise StoreError(
-        f"database {connection.info.dbname!r} is at version {found}, expected {expected}",
-        hint="run: catvec db migrate",
-    )
 
 
 def migrate(url: str) -> None:
@@ -60,15 +64,15 @@ def migrate(url: str) -> None:
 
     Needs no superuser once the vector extension exists. Raises StoreError.
     """
-    with connect(url) as connection:
+    with connect(url) as connection, translated():
         _take_lock(connection)
-        if current_version(connection) == newest_version():
+        found, newest = current_version(connection), newest_version()
+        if found == newest:
             return
-        try:
-            vector_schema = _provide_vector(connection)
-            connection.execute("CREATE SCHEMA IF NOT EXISTS catvec_store")
-        except psycopg.Error as error:
-            raise translate(error) from error
+        if found is not None:
+            _refuse_newer(connection, found, newest)
+        vector_schema = _provide_vector(connection)
+        connection.execute("CREATE SCHEMA IF NOT EXISTS catvec_store")
         _upgrade(url, sql.Identifier(vector_schema).as_string(connection))
 
 
@@ -103,6 +107,7 @@ def _upgrade(url: str, vector_schema: str) -> None:
     import sqlalchemy
     from alembic import command
     from alembic.config import Config
+    from alembic.util import CommandError
     from sqlalchemy.exc import DBAPIError
 
     import migrations
@@ -123,6 +128,8 @@ def _upgrade(url: str, vector_schema: str) -> None:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
             connection.commit()
+    except CommandError as error:
+        raise StoreError(f"the database cannot be migrated: {error}") from error
     except (psycopg.Error, DBAPIError) as error:
         cause = error.orig if isinstance(error, DBAPIError) else error
         raise (translate(cause) if isinstance(cause, psycopg.Error) else StoreError(str(cause))) from error

@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from pipeline.errors import ConfigError
+from pipeline.errors import CatalogError
 from pipeline.records import BadRow, Product
 
 if TYPE_CHECKING:
@@ -55,6 +54,19 @@ DELETE FROM stage s
    AND EXISTS (SELECT FROM stage_images i WHERE i.product_id = s.product_id)
 """
 
+# an id belongs to the catalog that stated it first, until that one has removed it: two catalogs that share ids would
+# take the products from each other for ever
+MARK_TAKEN = """
+UPDATE stage AS s
+   SET code = 'other_catalog',
+       detail = 'product ' || p.product_id || ' belongs to catalog ' || quote_literal(p.catalog)
+  FROM catvec_store.products p
+ WHERE p.product_id = s.product_id
+   AND p.catalog <> %(catalog)s
+   AND p.active
+   AND s.code IS NULL
+"""
+
 SPLIT_STAGE = """
 CREATE TEMPORARY TABLE stage_products ON COMMIT DROP AS
 SELECT DISTINCT ON (product_id) product_id, title, category, brand, price, attrs
@@ -75,9 +87,14 @@ ANALYZE stage_products;
 ANALYZE stage_images;
 """
 
+# a product that keeps its row and loses all its images leaves the search results just as well
 COUNT_REMOVED = """
 SELECT count(*),
-       count(*) FILTER (WHERE NOT EXISTS (SELECT FROM stage s WHERE s.product_id = p.product_id))
+       count(*) FILTER (WHERE NOT EXISTS (SELECT FROM stage s WHERE s.product_id = p.product_id)),
+       count(*) FILTER (WHERE EXISTS (SELECT FROM stage_products s WHERE s.product_id = p.product_id)
+                          AND NOT EXISTS (SELECT FROM stage_images s WHERE s.product_id = p.product_id)
+                          AND EXISTS (SELECT FROM catvec_store.images i
+                                       WHERE i.product_id = p.product_id AND i.active))
   FROM catvec_store.products p
  WHERE p.catalog = %(catalog)s
    AND p.active
@@ -140,7 +157,6 @@ SELECT %(catalog)s, row_number, product_id, url, code, detail
 class Synced:
     """What a reading of the catalog came to. `removed` counts images that left the search results."""
 
-    products: int
     removed: int
     bad_rows: dict[str, int]
 
@@ -154,24 +170,27 @@ def sync_catalog(
 ) -> Synced:
     """Make the tables say what the catalog says; inside the caller's transaction.
 
-    Raises CatalogError from `rows`, and ConfigError when more than `max_remove_rate` of the stored products are
-    missing in the catalog: a cut-off export looks just like that.
+    Raises CatalogError from `rows`, and when more than `max_remove_rate` of the stored products are
+    missing in the catalog or have lost all their images: a cut-off export looks just like that.
     """
+    names = {"catalog": catalog}
+    # runs of two models may read one catalog at the same time; the lock ends with the transaction
+    connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('catvec:sync:' || %(catalog)s, 0))", names)
     connection.execute(CREATE_STAGE)
     _copy(connection, rows)
     connection.execute("ANALYZE stage")
     connection.execute(MARK_DUPLICATES)
+    connection.execute(MARK_TAKEN, names)
     connection.execute(SPLIT_STAGE)
     connection.execute(FORGET_NO_IMAGE)
     _guard_removal(connection, catalog, max_remove_rate)
-    names = {"catalog": catalog}
     connection.execute(MERGE_PRODUCTS, names)
     connection.execute(MERGE_IMAGES, names)
     removed = connection.execute(REMOVE_IMAGES, names).rowcount
     connection.execute(REMOVE_PRODUCTS, names)
     connection.execute("DELETE FROM catvec_store.bad_rows WHERE catalog = %(catalog)s", names)
     connection.execute(REPLACE_BAD_ROWS, names)
-    return Synced(products=_count(connection, "stage_products"), removed=removed, bad_rows=_bad_rows(connection))
+    return Synced(removed=removed, bad_rows=_bad_rows(connection))
 
 
 def _copy(connection: Connection, rows: Iterable[Product | BadRow]) -> None:
@@ -193,20 +212,15 @@ def _copy(connection: Connection, rows: Iterable[Product | BadRow]) -> None:
 
 
 def _guard_removal(connection: Connection, catalog: str, max_remove_rate: float) -> None:
-    counts = connection.execute(COUNT_REMOVED, {"catalog": catalog}).fetchone()
-    stored, missing = counts if counts else (0, 0)
-    if missing > max_remove_rate * stored:
-        raise ConfigError(
-            f"{missing:,} of the {stored:,} products stored from catalog {catalog!r} are missing in this one, "
+    stored, missing, bare = connection.execute(COUNT_REMOVED, {"catalog": catalog}).fetchone() or (0, 0, 0)
+    if missing + bare > max_remove_rate * stored:
+        what = "are missing in this one" + (", or have no image in it" if bare else "")
+        raise CatalogError(
+            f"{missing + bare:,} of the {stored:,} products stored from catalog {catalog!r} {what}, "
             f"more than --max-remove-rate {max_remove_rate:g} allows; nothing was changed",
             hint="if they are really gone, raise --max-remove-rate; if this is another catalog beside the first, "
             "name it with --catalog-name",
         )
-
-
-def _count(connection: Connection, table: str) -> int:
-    row = connection.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(table))).fetchone()
-    return int(row[0]) if row else 0
 
 
 def _bad_rows(connection: Connection) -> dict[str, int]:

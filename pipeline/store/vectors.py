@@ -5,6 +5,7 @@ An image is done in the transaction that writes its vector (law 2), so there is 
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -65,10 +66,12 @@ SELECT n.image_id, %s, %s, n.stage, n.code, n.detail, n.is_retryable
        is_retryable = excluded.is_retryable, attempts = f.attempts + 1, last_at = now()
 """
 
+# A commit whose answer was lost is written again, which changes nothing; the token keeps it from counting twice.
 COUNT = """
 UPDATE catvec_store.runs
-   SET embedded = embedded + %s, reused = reused + %s, failed = failed + %s, heartbeat_at = now()
+   SET embedded = embedded + %s, reused = reused + %s, failed = failed + %s, heartbeat_at = now(), last_write = %s
  WHERE run_id = %s
+   AND last_write IS DISTINCT FROM %s
 """
 
 
@@ -78,11 +81,11 @@ def write_outcomes(session: Session, model: StoredModel, run_id: int, outcomes: 
     When the database refuses a vector, the rows are written one by one, and the refused ones become failures.
     """
     try:
-        session.run(lambda connection: _write(connection, model, run_id, outcomes))
+        _commit(session, model, run_id, outcomes)
     except (psycopg.DataError, psycopg.IntegrityError) as error:
         if len(outcomes) == 1:
             outcomes = _refused(outcomes, error)
-            session.run(lambda connection: _write(connection, model, run_id, outcomes))
+            _commit(session, model, run_id, outcomes)
             return outcomes
         return _write_singly(session, model, run_id, outcomes)
     return outcomes
@@ -112,7 +115,12 @@ def _refused(outcomes: Outcomes, error: psycopg.Error) -> Outcomes:
     return Outcomes(failed=(failure,))
 
 
-def _write(connection: Connection, model: StoredModel, run_id: int, outcomes: Outcomes) -> None:
+def _commit(session: Session, model: StoredModel, run_id: int, outcomes: Outcomes) -> None:
+    token = uuid.uuid4()
+    session.run(lambda connection: _write(connection, model, run_id, outcomes, token))
+
+
+def _write(connection: Connection, model: StoredModel, run_id: int, outcomes: Outcomes, token: uuid.UUID) -> None:
     contents = [(embedding.content, embedding.width, embedding.height) for embedding in outcomes.embedded]
     contents += [(content, None, None) for content in outcomes.reused]  # type: ignore[misc]
     with connection.pipeline(), connection.cursor() as cursor:
@@ -139,4 +147,4 @@ def _write(connection: Connection, model: StoredModel, run_id: int, outcomes: Ou
             )
             cursor.execute(INSERT_FAILURES, [model.model_id, run_id, *(list(column) for column in columns)])
         counts = (len(outcomes.embedded), len(outcomes.reused), len(outcomes.failed))
-        cursor.execute(COUNT, (*counts, run_id))
+        cursor.execute(COUNT, (*counts, token, run_id, token))

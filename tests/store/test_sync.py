@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.errors import CatalogError, ConfigError
+from pipeline.errors import CatalogError
 from pipeline.records import BadRow
 from tests.fixtures.store import product
 
@@ -74,7 +74,7 @@ def test_rows_of_one_id_that_agree_add_their_images(shop: Shop) -> None:
         product("A", "1.jpg", "3.jpg", row=3, title="dress"),
     )
 
-    assert (synced.products, synced.bad_rows) == (1, {})
+    assert synced.bad_rows == {}
     assert [row[1] for row in shop.all(IMAGES)] == ["1.jpg", "2.jpg", "3.jpg"]
 
 
@@ -136,7 +136,7 @@ def test_a_few_missing_products_are_removed(shop: Shop) -> None:
 def test_a_cut_catalog_removes_nothing(shop: Shop) -> None:
     shop.sync(*(product(f"{number:02}", f"{number}.jpg", row=number) for number in range(20)))
 
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(CatalogError) as caught:
         shop.sync(*(product(f"{number:02}", f"{number}.jpg", title="new", row=number) for number in range(17)))
 
     assert caught.value.message == (
@@ -154,6 +154,22 @@ def test_another_catalog_name_leaves_the_first_catalog_alone(shop: Shop) -> None
 
     assert synced.removed == 0
     assert shop.one("SELECT count(*) FROM catvec.products WHERE active") == 2
+
+
+def test_two_catalogs_do_not_take_products_from_each_other(shop: Shop) -> None:
+    shop.sync(product("A", "a.jpg", title="first"))
+
+    synced = shop.sync(product("A", "x.jpg", title="second"), product("B", "b.jpg", row=2), catalog="outlet")
+
+    assert (synced.removed, synced.bad_rows) == (0, {"other_catalog": 1})
+    assert shop.all("SELECT product_id, title FROM catvec.products ORDER BY 1") == [("A", "first"), ("B", None)]
+    assert shop.all("SELECT product_id, code, detail FROM catvec.failures") == [
+        ("A", "other_catalog", "product A belongs to catalog 'default'")
+    ]
+
+    shop.sync(product("C", "c.jpg"), max_remove_rate=1)  # the first catalog lets go of A
+    assert shop.sync(product("A", "x.jpg"), product("B", "b.jpg", row=2), catalog="outlet").bad_rows == {}
+    assert [row[:2] for row in shop.all(IMAGES) if row[3]] == [("A", "x.jpg"), ("B", "b.jpg"), ("C", "c.jpg")]
 
 
 def test_a_catalog_that_breaks_off_changes_nothing(shop: Shop) -> None:
