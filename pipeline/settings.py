@@ -12,6 +12,8 @@ from typing import Any
 
 from pipeline.errors import ConfigError
 
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
 
 def setting(default: Any, help_text: str) -> Any:
     """A field with its help; the unit stands in the help."""
@@ -86,6 +88,8 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         _check(self, batch_size=1)
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"--precision is {self.precision!r}, expected {', '.join(PRECISIONS)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +102,9 @@ class RunSettings:
     model: ModelSettings = field(default_factory=ModelSettings)
     catalog_name: str = setting("default", "name of the catalog, when a database holds several")
     decode_threads: int | None = setting(None, "threads that decode; else one per core")
-    max_remove_rate: float = setting(0.1, "share of the stored products that may be missing in the catalog, 0 to 1")
+    max_remove_rate: float = setting(
+        0.1, "share of the stored products that may be missing, or have lost all images, 0 to 1"
+    )
     build_index: bool = setting(True, "have an HNSW index after the run")
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@
 
 The threads spend their time in code that lets go of the interpreter lock: sockets, Pillow, torch, libpq. An
 ItemError of a stage becomes a Failure here and nowhere else; any other exception of encode or write ends the run
-and reaches the caller. Memory is bounded: at most `window` images are between fetch and decode, with
+and reaches the caller. Memory is bounded: at most `window` images are between fetch and decode, with about
 `WINDOW_BYTES` of encoded bytes, and two batches of pixels wait for the device.
 """
 
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import numpy as np
 
 from pipeline.engine.channel import Aborted, Channel, InFlight
-from pipeline.errors import ItemError
+from pipeline.errors import EncodeError, ItemError
 from pipeline.records import Content, Decoded, Embedding, Failure, Fetched, ImageRef, Outcomes
 
 if TYPE_CHECKING:
@@ -37,7 +37,9 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 WINDOW_BYTES = 256 * 1024 * 1024
-"""encoded bytes waiting to be decoded before fetching pauses: 3,000 photos of 80 KB"""
+"""encoded bytes under way or waiting to be decoded before fetching pauses: 3,000 photos of 80 KB"""
+FIRST_IMAGES = 64
+"""images begun before the size of any is known: fewer would wait for the deadlines of a few dead hosts"""
 LOOKUP_IMAGES = 256
 """hashes asked for in one query: at 40 ms a round trip that is 6,000 images/s"""
 BATCH_WAIT_S = 0.5
@@ -87,6 +89,8 @@ class LocalEngine:
         self._aborted = threading.Event()
         self._error: BaseException | None = None
         self._error_lock = threading.Lock()
+        self._fetching = 0
+        self._fetched_images, self._fetched_bytes = 1, WINDOW_BYTES // FIRST_IMAGES
         self._waiting_bytes = 0
         self._bytes_lock = threading.Lock()
         # the window bounds what can be in the first two and what can have failed
@@ -144,6 +148,7 @@ class LocalEngine:
                 for image in page:
                     if not await self._may_go_on():
                         break
+                    self._fetching += 1
                     task = asyncio.create_task(self._fetch_one(fetcher, image))
                     tasks.add(task)
                     task.add_done_callback(tasks.discard)
@@ -154,7 +159,7 @@ class LocalEngine:
     async def _may_go_on(self) -> bool:
         """Wait for a place in the window; False when no new image is to be begun."""
         while not (self._stop.is_asked() or self._aborted.is_set()):
-            if self._waiting_bytes < WINDOW_BYTES:
+            if self._has_room():
                 try:
                     await asyncio.wait_for(self._permits.acquire(), 0.2)
                 except TimeoutError:
@@ -162,6 +167,11 @@ class LocalEngine:
                 return True
             await asyncio.sleep(0.02)
         return False
+
+    def _has_room(self) -> bool:
+        """Whether what waits, and what is under way taken for as large as the images so far, leaves room."""
+        expected = self._fetching * self._fetched_bytes // self._fetched_images
+        return self._fetching == self._waiting_bytes == 0 or self._waiting_bytes + expected < WINDOW_BYTES
 
     async def _settle(self, tasks: set[asyncio.Task[None]]) -> None:
         while tasks:
@@ -186,6 +196,10 @@ class LocalEngine:
         except asyncio.CancelledError:
             self._permits.release()
             raise
+        finally:
+            self._fetching -= 1
+        self._fetched_images += 1
+        self._fetched_bytes += len(fetched.data)
         with self._bytes_lock:
             self._waiting_bytes += len(fetched.data)
         self._fetched.put_at_once(fetched)
@@ -269,7 +283,7 @@ class LocalEngine:
         if abs(float(np.linalg.norm(vector)) - 1.0) < 0.01:  # NaN compares as False
             self._outcomes.put(Embedding(content=content, width=decoded.width, height=decoded.height, vector=vector))
             return
-        error = ItemError("not_finite", "the model gives no finite vector of unit length for this image")
+        error = EncodeError("not_finite", "the model gives no finite vector of unit length for this image")
         self._outcomes.put(_failure(content.image, "encode", error))
         self._fail_waiting(content, "encode", error)
 
@@ -286,11 +300,14 @@ class LocalEngine:
         done = {embedding.content.sha256 for embedding in written.embedded}
         done |= {content.sha256 for content in written.reused}
         refused = {failure.image.image_id: failure for failure in written.failed if failure.stage == "store"}
+        contents = [
+            item.content if isinstance(item, Embedding) else item for item in items if not isinstance(item, Failure)
+        ]
         failed = [
-            replace(refused[item.content.image.image_id], image=twin.image)
-            for item in items
-            if isinstance(item, Embedding) and item.content.image.image_id in refused
-            for twin in self._in_flight.release(item.content.sha256)
+            replace(refused[content.image.image_id], image=twin.image)
+            for content in contents
+            if content.image.image_id in refused
+            for twin in self._in_flight.release(content.sha256)
         ]
         reused = [twin for sha256 in done for twin in self._in_flight.release(sha256)]
         return Outcomes(reused=tuple(reused), failed=tuple(failed))

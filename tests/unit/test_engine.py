@@ -1,0 +1,417 @@
+"""The local engine with small real stages: nothing is lost, nothing is done twice, and it always ends."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from pipeline.engine import local
+from pipeline.engine.local import LocalEngine, Stages
+from pipeline.engine.stop import Stop
+from pipeline.errors import DecodeError, FetchError
+from pipeline.progress import Progress
+from pipeline.records import Content, Decoded, Failure, Fetched, ImageRef, Outcomes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import Self
+
+    from numpy.typing import NDArray
+
+BROKEN, POOR, STRANGE = b"broken", b"poor", b"strange"
+"""what bytes begin with that cannot be decoded, get no finite vector, or make the decoder raise something odd"""
+
+
+def nothing(*_: object) -> None:
+    """The default hook."""
+
+
+@dataclass
+class Workshop:
+    """The five stages over a dict of bytes by image id; it keeps count of everything."""
+
+    data: dict[int, bytes]
+    known: set[bytes] = field(default_factory=set)
+    refused: set[bytes] = field(default_factory=set)
+    fetch_wait_s: Callable[[int], float] = lambda _: 0.0
+    on_find: Callable[..., None] = nothing
+    on_decode: Callable[..., None] = nothing
+    on_encode: Callable[..., None] = nothing
+    on_write: Callable[..., None] = nothing
+    written: list[Outcomes] = field(default_factory=list)
+    decoded: Counter[bytes] = field(default_factory=Counter)
+    batches: list[int] = field(default_factory=list)
+    begun: set[int] = field(default_factory=set)
+    arrived: set[int] = field(default_factory=set)
+    under_way: int = 0
+    under_way_most: int = 0
+    bytes_most: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return None
+
+    async def fetch(self, image: ImageRef) -> Fetched:
+        data = self.data.get(image.image_id)
+        self._count(image.image_id, 1)
+        try:
+            await asyncio.sleep(self.fetch_wait_s(image.image_id))
+            if data is None:
+                raise FetchError("http_404", "the server answered 404 (Not Found)")
+            if data == b"":
+                raise ZeroDivisionError("something odd")
+        except BaseException:
+            self._count(image.image_id, -1)
+            raise
+        self.arrived.add(image.image_id)
+        return Fetched(content=content_of(image, data), data=data)
+
+    def _count(self, image_id: int, step: int) -> None:
+        with self.lock:
+            self.begun.add(image_id)
+            self.under_way += step
+            self.under_way_most = max(self.under_way_most, self.under_way)
+            size = len(self.data.get(image_id) or b"")
+            self.bytes_most = max(self.bytes_most, self.under_way * size)
+
+    def find_known(self, hashes: Sequence[bytes]) -> set[bytes]:
+        self.on_find()
+        return self.known & set(hashes)
+
+    def decode(self, fetched: Fetched) -> Decoded:
+        with self.lock:
+            self.decoded[fetched.data] += 1
+        try:
+            self.on_decode(fetched)
+        finally:
+            self._count(fetched.content.image.image_id, -1)
+        if fetched.data.startswith(BROKEN):
+            raise DecodeError("undecodable", "the JPEG file cannot be decoded")
+        if fetched.data.startswith(STRANGE):
+            raise IndexError("list index out of range")
+        first = 255 if fetched.data.startswith(POOR) else 0
+        pixels = np.frombuffer(bytes([first]) + fetched.content.sha256[:11], np.uint8).reshape(2, 2, 3)
+        return Decoded(content=fetched.content, width=2, height=2, pixels=pixels)
+
+    def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.on_encode()
+        self.batches.append(len(pixels))
+        rows = pixels.reshape(len(pixels), -1).astype(np.float32) + 1
+        rows[pixels[:, 0, 0, 0] == 255] = np.nan
+        unit: NDArray[np.float32] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        return unit
+
+    def write(self, outcomes: Outcomes) -> Outcomes:
+        self.on_write()
+        bad = [content for content in [e.content for e in outcomes.embedded] if content.sha256 in self.refused]
+        bad += [content for content in outcomes.reused if content.sha256 in self.refused]
+        refusals = [
+            Failure(image=content.image, stage="store", code="refused", detail="a CHECK", is_retryable=False)
+            for content in bad
+        ]
+        done = Outcomes(
+            embedded=tuple(e for e in outcomes.embedded if e.content.sha256 not in self.refused),
+            reused=tuple(content for content in outcomes.reused if content.sha256 not in self.refused),
+            failed=(*outcomes.failed, *refusals),
+        )
+        self.written.append(done)
+        self.known |= {embedding.content.sha256 for embedding in done.embedded}
+        return done
+
+    def run(
+        self,
+        *,
+        work: Iterable[list[ImageRef]] | None = None,
+        stop: Stop | None = None,
+        progress: Progress | None = None,
+        window: int = 40,
+        batch_size: int = 8,
+    ) -> None:
+        stages = Stages(
+            open_fetcher=lambda: self,
+            find_known=self.find_known,
+            decode=self.decode,
+            encode=self.encode,
+            write=self.write,
+        )
+        engine = LocalEngine(
+            stages, progress or Progress(), stop or Stop(), window=window, decode_threads=2, batch_size=batch_size
+        )
+        engine.run(pages(self.data) if work is None else work)
+
+    def fates(self) -> dict[int, str]:
+        """What became of each image; a failure by its code. An image with two outcomes fails the test."""
+        fates: dict[int, str] = {}
+        for outcomes in self.written:
+            ends = [(embedding.content.image, "embedded") for embedding in outcomes.embedded]
+            ends += [(content.image, "reused") for content in outcomes.reused]
+            ends += [(failure.image, f"{failure.stage} {failure.code}") for failure in outcomes.failed]
+            for image, fate in ends:
+                assert image.image_id not in fates, f"image {image.image_id} came out twice"
+                fates[image.image_id] = fate
+        return fates
+
+
+def content_of(image: ImageRef, data: bytes) -> Content:
+    return Content(image=image, sha256=hashlib.sha256(data).digest(), size_bytes=len(data))
+
+
+def pages(ids: Iterable[int], size: int = 50) -> Iterator[list[ImageRef]]:
+    images = [ImageRef(image_id=number, product_id=f"P{number}", url=f"{number}.jpg") for number in ids]
+    for start in range(0, len(images), size):
+        yield images[start : start + size]
+
+
+def forever() -> Iterator[list[ImageRef]]:
+    number = 0
+    while True:
+        yield next(pages(range(number, number + 50)))
+        number += 50
+
+
+class Numbered(dict[int, bytes]):
+    """Every image has bytes of its own."""
+
+    def get(self, key: int, default: bytes | None = None) -> bytes | None:  # type: ignore[override]
+        return f"image {key}".encode()
+
+
+def engine_threads() -> list[str]:
+    names = ("fetch", "look up", "decode", "encode", "write")
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(names)]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_every_image_comes_out_exactly_once(seed: int) -> None:
+    numbers = random.Random(seed)
+    kinds = [b"good", b"good", b"good", POOR, BROKEN, STRANGE]
+    pool = [numbers.choice(kinds) + b" %d" % number for number in range(numbers.choice([10, 80, 400]))]
+    choices: list[bytes | None] = [None, b"", *pool]
+    data = {number: numbers.choice(choices) for number in range(300)}
+    hashes = [hashlib.sha256(one).digest() for one in pool]
+    shop = Workshop(
+        {number: one for number, one in data.items() if one is not None},
+        known={sha256 for sha256 in hashes if numbers.random() < 0.2},
+        refused={sha256 for sha256 in hashes if numbers.random() < 0.2},
+        fetch_wait_s=lambda _: numbers.random() / 200,
+    )
+    known, progress = set(shop.known), Progress()
+
+    shop.run(
+        work=pages(data), progress=progress, window=numbers.choice([1, 7, 100]), batch_size=numbers.choice([1, 8])
+    )
+
+    def expected(one: bytes | None) -> set[str]:
+        sha256 = hashlib.sha256(one or b"").digest()
+        if one is None:
+            return {"fetch http_404"}
+        if one == b"":
+            return {"fetch internal_error"}
+        if sha256 in known:
+            return {"store refused"} if sha256 in shop.refused else {"reused"}
+        if one.startswith((BROKEN, STRANGE, POOR)):
+            return {
+                BROKEN: {"decode undecodable"},
+                STRANGE: {"decode internal_error"},
+                POOR: {"encode not_finite"},
+            }[one.split()[0]]
+        return {"store refused"} if sha256 in shop.refused else {"embedded", "reused"}
+
+    fates = shop.fates()
+    assert set(fates) == set(data)
+    assert {number: fate for number, fate in fates.items() if fate not in expected(data[number])} == {}
+    encoded = [data[number] for number, fate in fates.items() if fate == "embedded"]
+    assert len(encoded) == len(set(encoded)), "the same bytes have two vectors"
+    counted = Counter("failed" if " " in fate else fate for fate in fates.values())
+    seen = progress.snapshot()
+    assert (seen.embedded, seen.reused, seen.failed) == (counted["embedded"], counted["reused"], counted["failed"])
+    assert engine_threads() == []
+
+
+@pytest.mark.parametrize(
+    ("data", "refused", "fate"),
+    [
+        (b"good", False, "reused"),
+        (b"good", True, "store refused"),
+        (BROKEN, False, "decode undecodable"),
+        (POOR, False, "encode not_finite"),
+    ],
+)
+def test_the_same_bytes_are_worked_on_once_whatever_becomes_of_them(data: bytes, refused: bool, fate: str) -> None:
+    shop = Workshop(dict.fromkeys(range(20), data))
+    shop.refused = {hashlib.sha256(data).digest()} if refused else set()
+
+    def wait_for_the_twins(_: Fetched) -> None:
+        wait_until(lambda: len(shop.arrived) == 20)
+        time.sleep(0.3)  # until they have been looked up
+
+    shop.on_decode = wait_for_the_twins
+    shop.run()
+
+    assert shop.decoded == {data: 1}
+    assert Counter(shop.fates().values()) == ({"embedded": 1, "reused": 19} if fate == "reused" else {fate: 20})
+
+
+def test_the_twins_of_known_bytes_that_the_database_refuses_are_refused_too() -> None:
+    sha256 = hashlib.sha256(b"good").digest()
+    shop = Workshop(dict.fromkeys(range(20), b"good"), known={sha256}, refused={sha256})
+
+    shop.run()
+
+    assert Counter(shop.fates().values()) == {"store refused": 20}
+
+
+def test_a_batch_is_never_larger_than_asked_for() -> None:
+    shop = Workshop({number: b"image %d" % number for number in range(100)})
+
+    shop.run(batch_size=8)
+
+    assert max(shop.batches) <= 8
+    assert sum(shop.batches) == 100
+
+
+def test_no_work_is_no_error() -> None:
+    shop = Workshop({})
+
+    shop.run()
+
+    assert shop.written == []
+
+
+@pytest.mark.parametrize("stage", ["find", "encode", "write"])
+def test_an_error_of_a_stage_ends_the_run_at_once_and_reaches_the_caller(stage: str) -> None:
+    """Whatever else is under way: images that never arrive, full channels, an endless work list."""
+    calls = Counter[str]()
+
+    def break_at_the_third() -> None:
+        calls[stage] += 1
+        if calls[stage] == 3:
+            raise RuntimeError(f"{stage} is broken")
+
+    shop = Workshop(Numbered(), fetch_wait_s=lambda number: 3600 if number % 10 == 9 else 0.001)
+    setattr(shop, f"on_{stage}", break_at_the_third)
+    started = time.monotonic()
+
+    with pytest.raises(RuntimeError, match=f"^{stage} is broken$"):
+        shop.run(work=forever(), window=500, batch_size=2)
+
+    assert time.monotonic() - started < 5
+    assert engine_threads() == []
+    assert set(shop.fates().values()) <= {"embedded"}
+
+
+def test_an_error_of_the_work_list_ends_the_run_and_reaches_the_caller() -> None:
+    def breaks_off() -> Iterator[list[ImageRef]]:
+        yield from pages(range(50))
+        raise ConnectionError("the work list is gone")
+
+    shop = Workshop(Numbered())
+
+    with pytest.raises(ConnectionError, match="the work list is gone"):
+        shop.run(work=breaks_off())
+
+    assert engine_threads() == []
+
+
+def test_a_fetcher_that_cannot_be_opened_ends_the_run() -> None:
+    class Closed(Workshop):
+        async def __aenter__(self) -> Self:
+            raise OSError("no more sockets")
+
+    with pytest.raises(OSError, match="no more sockets"):
+        Closed(Numbered()).run(work=forever())
+
+    assert engine_threads() == []
+
+
+def test_a_request_to_stop_ends_in_time_and_keeps_what_was_fetched() -> None:
+    stop = Stop()
+    shop = Workshop(Numbered(), fetch_wait_s=lambda number: 3600 if number % 10 == 9 else 0.001)
+    shop.on_write = stop.ask
+    started = time.monotonic()
+
+    shop.run(work=forever(), stop=stop, window=100, batch_size=4)
+
+    assert time.monotonic() - started < 5
+    fates = shop.fates()  # none twice
+    assert set(fates.values()) == {"embedded"}
+    assert fates.keys() == shop.arrived
+    assert shop.begun - fates.keys(), "images that hang stay undone"
+    assert engine_threads() == []
+
+
+def test_an_overdue_stop_leaves_the_rest_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow device must not hold up the end: what is decoded and not encoded is for the next run."""
+    monkeypatch.setattr(local, "DRAIN_S", 0.1)
+    stop = Stop()
+    shop = Workshop(Numbered(), on_encode=lambda: (stop.ask(), time.sleep(0.3)))
+    started = time.monotonic()
+
+    shop.run(work=forever(), stop=stop, window=100, batch_size=2)
+
+    assert time.monotonic() - started < 5
+    assert 1 <= len(shop.batches) <= 2
+    assert set(shop.fates().values()) == {"embedded"}
+
+
+def test_a_stop_before_the_start_fetches_nothing() -> None:
+    stop = Stop()
+    stop.ask()
+    shop = Workshop(Numbered())
+
+    shop.run(work=forever(), stop=stop)
+
+    assert (shop.begun, shop.written) == (set(), [])
+
+
+@pytest.mark.parametrize("window", [1, 10])
+def test_the_window_bounds_how_many_images_are_fetched_ahead(window: int) -> None:
+    shop = Workshop({number: b"image %d" % number for number in range(60)}, on_decode=lambda _: time.sleep(0.005))
+
+    shop.run(window=window)
+
+    assert shop.under_way_most <= window
+    assert len(shop.fates()) == 60
+
+
+def test_large_images_are_fetched_ahead_by_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "WINDOW_BYTES", 1_000_000)
+    monkeypatch.setattr(local, "FIRST_IMAGES", 4)
+    shop = Workshop(
+        {number: b"%d" % number + bytes(200_000) for number in range(40)},
+        fetch_wait_s=lambda _: 0.002,
+        on_decode=lambda _: time.sleep(0.01),
+    )
+
+    shop.run(window=40)
+
+    assert 400_000 < shop.bytes_most <= 1_250_000
+    assert len(shop.fates()) == 40
+
+
+def test_an_image_larger_than_the_whole_allowance_goes_through_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "WINDOW_BYTES", 1000)
+    shop = Workshop({number: b"%d" % number + bytes(5000) for number in range(5)})
+
+    shop.run()
+
+    assert Counter(shop.fates().values()) == {"embedded": 5}
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not get there in time"
+        time.sleep(0.01)
