@@ -1,7 +1,7 @@
 """The command `catvec`: assembles the commands, and turns errors into words and exit codes.
 
 Exit codes: 0 done · 1 stopped by an error · 2 usage or configuration · 3 finished, but too many images failed ·
-4 stopped by the failure breaker · 75 another run holds the lock · 130 interrupted · 143 terminated.
+75 another run holds the lock · 130 interrupted · 143 terminated.
 """
 
 from __future__ import annotations

@@ -54,17 +54,17 @@ def ingest(
 ) -> RunSummary:
     """Bring the database at `url` up to the catalog. Raises CatvecError; what was committed stays."""
     from pipeline.models.registry import model_name
-    from pipeline.store.connect import Session
+    from pipeline.store.connect import Session, translated
     from pipeline.store.migrate import migrate
     from pipeline.store.runs import take_lock
 
     progress.begin("reading the catalog")
+    lock = partial(take_lock, model_name=model_name(settings.model))
     rows = _open_catalog(settings, stdin)
     migrate(url)
-    with ExitStack() as stack:
-        lock = partial(take_lock, model_name=model_name(settings.model))
-        writer = stack.enter_context(Session(url, on_connect=lock))
-        feeder, lookup = stack.enter_context(Session(url)), stack.enter_context(Session(url))
+    with translated(), ExitStack() as stack:
+        writer = stack.enter_context(Session(url, on_connect=lock, give_up=stop.is_asked))
+        feeder, lookup = (stack.enter_context(Session(url, give_up=stop.is_asked)) for _ in range(2))
         progress.begin("loading the model")
         encoder = _load_encoder(settings, writer)
         model, run_id = writer.run(partial(_register, settings, encoder))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import ConfigError, ModelError
+from pipeline.errors import ConfigError, DecodeError, ModelError
 from pipeline.settings import DecodeSettings, ModelSettings
 
 if TYPE_CHECKING:
@@ -51,7 +51,10 @@ def search_image(url: str, path: Path, query: Query) -> list[Hit]:
         raise ConfigError(f"cannot read {str(path)!r}: {error.strerror}") from error
 
     def embed(encoder: Encoder) -> NDArray[np.float32]:
-        pixels = decode_pixels(data, encoder.spec.preprocess, DecodeSettings())
+        try:
+            pixels = decode_pixels(data, encoder.spec.preprocess, DecodeSettings())
+        except DecodeError as error:
+            raise ConfigError(f"cannot search with {str(path)!r}: {error.message}") from error
         vector: NDArray[np.float32] = encoder.encode_images(pixels[None])[0]
         return vector
 
@@ -60,10 +63,10 @@ def search_image(url: str, path: Path, query: Query) -> list[Hit]:
 
 def similar(url: str, product_id: str, query: Query) -> list[Hit]:
     """The products nearest to a product. Raises CatvecError."""
-    from pipeline.store.connect import Session
+    from pipeline.store.connect import Session, translated
     from pipeline.store.search import similar_products
 
-    with Session(url) as session:
+    with Session(url) as session, translated():
         connection = _ready(session.connection())
         return similar_products(connection, product_id, k=query.k, conditions=query.conditions, model=query.model)
 
@@ -80,11 +83,11 @@ def _search(
 ) -> list[Hit]:
     from pipeline.models.encoder import load_encoder
     from pipeline.models.preprocess import fingerprint
-    from pipeline.store.connect import Session
+    from pipeline.store.connect import Session, translated
     from pipeline.store.models import check_same, choose_model
     from pipeline.store.search import search_by_vector
 
-    with Session(url) as session:
+    with Session(url) as session, translated():
         stored = choose_model(_ready(session.connection()), query.model)
         if needs_text and not stored.has_text:
             raise ModelError(

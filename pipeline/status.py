@@ -75,11 +75,11 @@ def read_models(url: str) -> list[StoredModel]:
 
 def switch_model(url: str, name: str) -> None:
     """Make a model the active one. Raises ModelError when it is unknown or not ready."""
-    from pipeline.store.connect import Session
+    from pipeline.store.connect import Session, translated
     from pipeline.store.migrate import require_current
     from pipeline.store.models import activate_model
 
-    with Session(url) as session:
+    with Session(url) as session, translated():
         require_current(session.connection())
         # run tries again when readers hold the view for longer than the lock timeout
         session.run(lambda connection: activate_model(connection, name))
@@ -88,10 +88,10 @@ def switch_model(url: str, name: str) -> None:
 @contextmanager
 def open_current(url: str) -> Iterator[Connection]:
     """A connection to a database at this release's version. Raises StoreError."""
-    from pipeline.store.connect import Session
+    from pipeline.store.connect import Session, translated
     from pipeline.store.migrate import require_current
 
-    with Session(url) as session:
+    with Session(url) as session, translated():
         connection = session.connection()
         require_current(connection)
         yield connection

@@ -10,4 +10,5 @@ pytest_plugins = [
     "tests.fixtures.doctor",
     "tests.fixtures.command",
     "tests.fixtures.catalogs",
+    "tests.fixtures.healthy",
 ]

@@ -1,6 +1,6 @@
 """catvec.toml: options written down once. An option beats the environment, which beats the file.
 
-Keys are the long options without the dashes. At the top they hold for every command that has such an option; in
+Keys are the options without the dashes. At the top they hold for every command that has such an option; in
 a table named after a command ([run], [search], [db.psql]) they hold for that one.
 """
 
@@ -31,7 +31,7 @@ def read_config(path: Path, group: Any) -> dict[str, Any]:
     if unknown:
         raise ConfigError(
             f"{str(path)!r} sets {', '.join(map(repr, unknown))}, which no command has",
-            hint="keys are long options without the dashes; see: catvec run --help",
+            hint="keys are options without the dashes; see: catvec run --help",
         )
     return defaults
 
@@ -57,11 +57,28 @@ def _chosen(command: Any, available: dict[str, Any], used: set[str]) -> dict[str
     chosen = {}
     for parameter in command.params:
         for flag in parameter.opts:
-            path, value = available.get(flag.removeprefix("--"), (None, None))
-            if flag.startswith("--") and path is not None:
+            path, value = available.get(flag.lstrip("-"), (None, None))
+            if flag.startswith("-") and path is not None:
                 used.add(path)
-                chosen[parameter.name] = value
+                chosen[parameter.name] = _checked(path, value, parameter)
     return chosen
+
+
+def _checked(path: str, value: Any, parameter: Any) -> Any:
+    """The value as the option wants it. Typer would call a wrong one an option, and leave its reader searching."""
+    if parameter.multiple:
+        value = [value] if isinstance(value, str) else value
+        fits, expected = isinstance(value, list) and all(isinstance(item, str) for item in value), "a list of texts"
+    elif getattr(parameter, "is_flag", False):
+        fits, expected = isinstance(value, bool), "true or false"
+    else:
+        kind = getattr(getattr(parameter, "type_descriptor", None), "annotation", str)
+        expected = {int: "a whole number", float: "a number"}.get(kind, "a text")
+        wanted = {int: (int,), float: (int, float)}.get(kind, (str, int, float))
+        fits = isinstance(value, wanted) and not isinstance(value, bool)
+    if not fits:
+        raise ConfigError(f"the configuration file sets {path!r} to {value!r}, expected {expected}")
+    return value
 
 
 def _paths(values: dict[str, Any], prefix: str = "") -> list[str]:

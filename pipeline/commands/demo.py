@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pipeline.commands.find import show_hits
-from pipeline.commands.options import Database, Home, home_of, open_database
+from pipeline.commands.options import home_of, open_database, place_of
 from pipeline.commands.run import run_catalog
 from pipeline.commands.terminal import say
 from pipeline.settings import CatalogSettings, ModelSettings, RunSettings
 
 SHOWN = ("demo-0001", "demo-0011")
 """products whose neighbours are printed"""
+NAME = "demo"
+"""of the catalog and of the model: beside a shop's own they take nothing away"""
 
 Folder = Annotated[Path, typer.Option("--folder", help="where the drawn catalog and the model are put")]
 Products = Annotated[int, typer.Option("--products", min=20, max=100_000, help="products to draw")]
+# without the environment variables of the other commands: what is drawn goes to a shop's data only when asked
+DemoDatabase = Annotated[
+    str | None, typer.Option("--db", metavar="URL", help="database for the demo; else a PostgreSQL of its own")
+]
+DemoHome = Annotated[
+    Path | None, typer.Option("--home", help="folder of that PostgreSQL; else demo in the folder of catvec's own")
+]
 
 
 def demo(
-    folder: Folder = Path("catvec-demo"), products: Products = 300, db: Database = None, home: Home = None
+    folder: Folder = Path("catvec-demo"), products: Products = 300, db: DemoDatabase = None, home: DemoHome = None
 ) -> None:
     """Draw a catalog of products, run the pipeline on it, and show similar products.
 
-    It has a PostgreSQL of its own, beside the one of other commands, unless --db or --home is given.
+    Nothing of a shop is touched: the demo has a PostgreSQL of its own.
     """
     from pipeline.demo.catalog import write_demo_catalog
     from pipeline.models.demo import write_demo_model
@@ -39,17 +47,26 @@ def demo(
     model = write_demo_model(folder / "model")
     settings = RunSettings(
         catalog=CatalogSettings(uri=str(catalog)),
-        model=ModelSettings(model=str(model), model_name="demo"),
+        model=ModelSettings(model=str(model), model_name=NAME),
+        catalog_name=NAME,
         max_remove_rate=1.0,  # the catalog is ours to redraw
     )
     _, exit_code = run_catalog(settings, db=db, home=home)
     if exit_code:
         raise typer.Exit(exit_code)
-    where = f"--db {db}" if db else f"--home {shlex.quote(str(home))}"
+    place = place_of(db, home)
     with open_database(db, home) as url:
         for product_id in SHOWN:
-            say(f"\ncatvec similar {product_id} -k 5 {where}")
-            show_hits(similar(url, product_id, Query(k=5)), product_id, as_json=False)
-    say(f"the 6 broken entries:     catvec failures {where}")
-    say(f"the same in SQL:          catvec db psql {where} -c \"SELECT * FROM catvec.similar_products('demo-0001')\"")
+            say(f"\nlike the {_title(catalog, product_id)}: catvec similar {product_id} -k 5{place}")
+            show_hits(similar(url, product_id, Query(k=5, model=NAME)), product_id, as_json=False)
+    say(f"the 6 broken entries:     catvec failures{place}")
+    say(f"the same in SQL:          catvec db psql{place} -c \"SELECT * FROM catvec.similar_products('demo-0001')\"")
     say("your own catalog:         catvec run CATALOG")
+
+
+def _title(catalog: Path, product_id: str) -> str | None:
+    from pipeline.catalog import read_catalog
+    from pipeline.records import Product
+
+    rows = read_catalog(CatalogSettings(uri=str(catalog)))
+    return next((row.title for row in rows if isinstance(row, Product) and row.product_id == product_id), None)

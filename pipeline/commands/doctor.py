@@ -48,7 +48,7 @@ def _print_findings(findings: Sequence[Finding]) -> None:
         names = [finding.name for finding in group]
         what = ", ".join(names) if len(names) < 4 else f"{names[0]}, {names[1]} and {len(names) - 2} more"
         rows.append((Text(state, style=STYLES[state]), what, detail))
-    print_table(("state", "what", "found"), rows, wrap=(1, 2))
+    print_table(("state", "what", "found"), rows)
 
 
 def _say_cures(findings: Sequence[Finding]) -> None:

@@ -81,4 +81,4 @@ def show_hits(hits: Sequence[Hit], query: str, *, as_json: bool) -> None:
             (hit.product_id, hit.similarity, hit.title, hit.category, hit.brand, hit.price, hit.image[:120])
             for hit in hits
         ]
-        print_table(headers, rows, right=(1, 5))
+        print_table(headers, rows, right=(1, 5), spare=(6, 4, 3, 5))

@@ -47,6 +47,7 @@ def _print_status(found: Status) -> None:
             for run in found.runs
         ],
         right=(4, 5, 6, 7, 8, 9),
+        spare=(3, 9, 6, 5),
     )
     if found.failures:
         rows = [(count.code, count.stage, count.failures, count.sample) for count in found.failures]
@@ -89,7 +90,7 @@ def _print_failures(found: Sequence[StoredFailure]) -> None:
     rows = [
         (entry.product_id, entry.code, entry.stage, entry.attempts, entry.url[:80], entry.detail) for entry in found
     ]
-    print_table(("product", "code", "stage", "tries", "image", "why"), rows, right=(3,))
+    print_table(("product", "code", "stage", "tries", "image", "why"), rows, right=(3,), spare=(2, 3))
 
 
 @models_app.callback(invoke_without_command=True)

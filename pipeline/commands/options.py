@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import shlex
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -71,7 +72,17 @@ def home_of(home: Path | None) -> Path:
     """The folder of catvec's own server."""
     from pipeline.store.embedded import default_home
 
-    return home or default_home(is_root=os.geteuid() == 0, environ=os.environ)
+    named = os.environ.get("CATVEC_HOME")
+    return home or (Path(named) if named else default_home(is_root=os.geteuid() == 0, environ=os.environ))
+
+
+def place_of(db: str | None, home: Path | None) -> str:
+    """The options that lead another command to the same database, without its password; with a space before."""
+    if db is not None:
+        return "" if db == os.environ.get("CATVEC_DATABASE_URL") else " --db …"
+    if home is not None and str(home) != os.environ.get("CATVEC_HOME"):
+        return f" --home {shlex.quote(str(home))}"
+    return ""
 
 
 def with_settings(*kinds: type) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 PIPE_WIDTH = 200
 """columns of a table that goes into a file or another program"""
+COLUMN_GAP = 3
+"""what rich puts between two columns"""
 
 
 def say(text: str) -> None:
@@ -47,11 +49,16 @@ def _plain(value: Any) -> Any:
 
 
 def print_table(
-    headers: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[int] = (), wrap: Sequence[int] = ()
+    headers: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    *,
+    right: Sequence[int] = (),
+    spare: Sequence[int] = (),
 ) -> None:
-    """A table on standard output.
+    """A table on standard output; its first column is an id, there to be copied, and like numbers never cut.
 
-    `right` numbers the columns whose values stand to the right, `wrap` those that go on in the next line.
+    `right` numbers the columns of numbers, which stand to the right, `spare` those that a narrow terminal can do
+    without, in the order of their leaving. Other columns go on in the next line.
     """
     from rich import box
     from rich.console import Console
@@ -59,18 +66,24 @@ def print_table(
     from rich.text import Text
 
     console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    cells = [[value if isinstance(value, Text) else Text(_shown(value)) for value in row] for row in rows]
+    widths = [max(len(header), *(len(row[place]) for row in cells), 0) for place, header in enumerate(headers)]
+    kept = list(range(len(headers)))
+    for place in spare:
+        if sum(widths[shown] + COLUMN_GAP for shown in kept) > console.width:
+            kept.remove(place)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, header in enumerate(headers):
-        # ids are never cut: they are there to be copied
-        is_id = number == 0
+    for place in kept:
+        is_whole = place == 0 or place in right
         table.add_column(
-            header,
-            justify="right" if number in right else "left",
-            overflow="fold" if is_id else "ellipsis",
-            no_wrap=not is_id and number not in wrap,
+            headers[place],
+            justify="right" if place in right else "left",
+            overflow="fold",
+            no_wrap=is_whole,
+            min_width=widths[place] if is_whole else None,
         )
-    for row in rows:
-        table.add_row(*(value if isinstance(value, Text) else Text(_shown(value)) for value in row))
+    for row in cells:
+        table.add_row(*(row[place] for place in kept))
     console.print(table)
 
 

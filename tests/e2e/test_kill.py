@@ -66,7 +66,7 @@ def test_ten_kills_at_random_moments_end_in_the_rows_of_an_undisturbed_run(
         if moments.random() < 0.7:
             while image_server.requests.total() == seen and process.poll() is None:
                 time.sleep(0.01)
-            time.sleep(moments.uniform(0.0, 2.0))
+            time.sleep(moments.uniform(0.0, 4.0))
         else:
             time.sleep(moments.uniform(0.0, 4.0))
         process.send_signal(signal.SIGKILL)

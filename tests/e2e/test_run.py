@@ -231,7 +231,8 @@ def test_two_runs_at_once_the_second_names_the_first(
     first.send_signal(signal.SIGINT)
     _, err = first.communicate(timeout=30)
     assert first.returncode == 130
-    assert "to go on: catvec run" in err
+    assert "to go on, run the same command again" in err
+    assert "catvec_test_owner" not in err  # the password of the URL
 
 
 @pytest.mark.slow
