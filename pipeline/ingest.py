@@ -256,7 +256,7 @@ def _summarise(job: _Job, *, removed: int, finished: bool) -> RunSummary:
         removed=removed,
         failures_by_code=counters.failures_by_code,
         seconds=round(counters.seconds, 3),
-        images_per_s=round((counters.embedded + counters.reused) / counters.stage_seconds["images"], 1),
+        images_per_s=round(counters.images_per_s, 1),
         model=job.model.name,
         dims=job.model.dims,
         device=encoder.device,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """The counters at one moment. `seconds` runs since the progress began."""
+    """The counters at one moment. `seconds` count from the beginning, `work_seconds` since the total is known."""
 
     phase: str
     total: int | None
@@ -26,6 +26,13 @@ class Snapshot:
     failures_by_code: Mapping[str, int]
     stage_seconds: Mapping[str, float]
     seconds: float
+    work_seconds: float
+
+    @property
+    def images_per_s(self) -> float:
+        """Images brought to an end, over the time that images were worked on."""
+        worked_s = self.stage_seconds.get("images", self.work_seconds)
+        return (self.embedded + self.reused) / worked_s if worked_s else 0.0
 
     @property
     def done(self) -> int:
@@ -44,6 +51,7 @@ class Progress:
     failures: Counter[str] = field(default_factory=Counter)
     stage_seconds: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
+    work_started: float | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def begin(self, phase: str, *, total: int | None = None) -> None:
@@ -52,6 +60,7 @@ class Progress:
             self.phase = phase
             if total is not None:
                 self.total = total
+                self.work_started = time.monotonic()
 
     def add(self, *, unchanged: int = 0, reused: int = 0, embedded: int = 0) -> None:
         with self._lock:
@@ -85,4 +94,5 @@ class Progress:
                 failures_by_code=dict(self.failures.most_common()),
                 stage_seconds={name: round(seconds, 3) for name, seconds in self.stage_seconds.items()},
                 seconds=time.monotonic() - self.started,
+                work_seconds=time.monotonic() - self.work_started if self.work_started else 0.0,
             )

@@ -89,14 +89,9 @@ def _line(now: Snapshot) -> str:
     if now.total is None:
         return f"{now.phase} … {now.seconds:.0f} s"
     return (
-        f"{now.phase}: {now.done:,} of {now.total:,}, {rate(now):.1f} images/s, "
+        f"{now.phase}: {now.done:,} of {now.total:,}, {now.images_per_s:.1f} images/s, "
         f"{now.embedded:,} embedded, {now.reused:,} reused, {now.failed:,} failed"
     )
-
-
-def rate(now: Snapshot) -> float:
-    """Images brought to an end per second of the time images were worked on."""
-    return (now.embedded + now.reused) / max(now.stage_seconds.get("images", now.seconds), 1e-9)
 
 
 def _show_bar(progress: Progress, ended: threading.Event) -> None:

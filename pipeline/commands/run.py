@@ -90,7 +90,7 @@ def summary_lines(summary: RunSummary, *, active: str | None, place: str) -> lis
     lines = [
         f"{summary.seen:,} images seen: {counts}" + (f", {summary.pending:,} pending" if summary.pending else ""),
         f"model {summary.model} ({summary.dims} dimensions) on {summary.device} in {summary.precision}, "
-        f"batches of {summary.batch_size}: {summary.images_per_s:,.1f} images/s, {summary.seconds:,.1f} s in all",
+        f"batches of {summary.batch_size}: {_pace(summary)}{summary.seconds:,.1f} s in all",
     ]
     if summary.removed:
         lines.append(f"{summary.removed:,} images left the catalog and the search results")
@@ -98,6 +98,10 @@ def summary_lines(summary: RunSummary, *, active: str | None, place: str) -> lis
         codes = ", ".join(f"{code} {count:,}" for code, count in summary.failures_by_code.items())
         lines.append(f"failed: {codes}; see: catvec failures{place}")
     return [*lines, _next_step(summary, active=active, place=place)]
+
+
+def _pace(summary: RunSummary) -> str:
+    return f"{summary.images_per_s:,.1f} images/s, " if summary.embedded + summary.reused else ""
 
 
 def _next_step(summary: RunSummary, *, active: str | None, place: str) -> str:

@@ -194,7 +194,7 @@ def test_words_that_are_no_device_or_precision_are_refused() -> None:
     with pytest.raises(ConfigError, match="--device is 'gpu', expected auto, cuda, cuda:N, mps or cpu"):
         device.choose_device("gpu")
     with pytest.raises(ConfigError, match="--precision is 'half', expected auto, fp32, bf16, fp16"):
-        device.choose_precision("half", "cpu")
+        ModelSettings(precision="half")
 
 
 def test_a_device_that_is_not_here_names_the_cure() -> None:
