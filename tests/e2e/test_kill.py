@@ -119,3 +119,31 @@ def test_a_killed_server_that_comes_back_costs_nothing(
     with psycopg.connect(url) as connection:
         assert connection.execute("SELECT embedded, state FROM catvec.run_status").fetchall() == [(120, "finished")]
         assert connection.execute("SELECT count(*) FROM catvec.image_embeddings").fetchone() == (120,)
+
+
+@pytest.mark.slow
+def test_a_run_whose_server_is_away_ends_when_it_is_asked_to(
+    catvec_process: Starter,
+    shop_catalog: ShopCatalog,
+    tiny_clip: Path,
+    embedded_home: Path,
+    image_server: ImageServer,
+) -> None:
+    catalog = shop_catalog(120, wait_s=0.1)
+    server = EmbeddedServer(home=embedded_home)
+    url = server.start(explicit=True)
+    process = catvec_process(
+        *("run", catalog, "--db", url, "--model", tiny_clip, "--per-host", 4, "--allow-private-hosts")
+    )
+    while image_server.requests.total() < 40:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    server.stop()
+    time.sleep(2)  # a commit comes at least every second, and now fails
+
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+
+    assert process.returncode == 130, err
+    assert 1 <= err.count("trying again") <= 3  # once for each connection of the run
+    assert err.splitlines()[-1].endswith("to go on, run the same command again")

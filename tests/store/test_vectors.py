@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from pipeline.errors import ModelError
 from pipeline.records import Embedding, Failure, Outcomes
 from pipeline.store.models import check_table, list_models, register_model
-from pipeline.store.vectors import write_outcomes
+from pipeline.store.vectors import _write, write_outcomes
 from pipeline.store.work import count_work, find_known
 from tests.fixtures.store import content, model_spec, product, unit
 
@@ -102,6 +103,21 @@ def test_one_vector_that_the_database_refuses_does_not_take_its_batch_along(shop
     assert [(f.image.url, f.stage, f.code) for f in written.failed] == [("2.jpg", "store", "refused")]
     assert shop.one("SELECT count(*) FROM catvec_store.emb_tiny") == 2
     assert shop.all(RUN, run_id) == [(0, 0, 0, 2, 1)]
+
+
+def test_a_commit_whose_answer_was_lost_counts_once(shop: Shop) -> None:
+    """The same transaction again, as after a connection that broke while COMMIT was under way."""
+    shop.sync(product("A", "1.jpg"))
+    model = shop.register()
+    run_id = shop.begin(model)
+    [image] = shop.work(model)
+    outcomes, token = Outcomes(embedded=(embedding(image, 1, 0, 0, 0),)), uuid.uuid4()
+
+    for _ in range(2):
+        shop.session.run(lambda connection: _write(connection, model, run_id, outcomes, token))
+
+    assert shop.all(RUN, run_id) == [(0, 0, 0, 1, 0)]
+    assert shop.one("SELECT count(*) FROM catvec_store.emb_tiny") == 1
 
 
 @pytest.mark.parametrize("bad", ["[0,0,0,0]", "[2,0,0,0]"])
