@@ -6,7 +6,6 @@ active one. Whatever interrupts it, the same command again goes on: the work lis
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 from contextlib import ExitStack
@@ -53,6 +52,7 @@ def ingest(
     settings: RunSettings, *, url: str, progress: Progress, stop: Stop, stdin: BinaryIO | None = None
 ) -> RunSummary:
     """Bring the database at `url` up to the catalog. Raises CatvecError; what was committed stays."""
+    from pipeline.catalog.open import read_catalog
     from pipeline.models.registry import model_name
     from pipeline.store.connect import Session, translated
     from pipeline.store.migrate import migrate
@@ -60,7 +60,7 @@ def ingest(
 
     progress.begin("reading the catalog")
     lock = partial(take_lock, model_name=model_name(settings.model))
-    rows = _open_catalog(settings, stdin)
+    rows = read_catalog(settings.catalog, stdin=stdin)  # a wrong file is told before a model is loaded
     migrate(url)
     with translated(), ExitStack() as stack:
         writer = stack.enter_context(Session(url, on_connect=lock, give_up=stop.is_asked))
@@ -84,14 +84,6 @@ def ingest(
         except BaseException as error:
             _close_failed(job, error)
             raise
-
-
-def _open_catalog(settings: RunSettings, stdin: BinaryIO | None) -> Iterator[Product | BadRow]:
-    """The catalog's rows, the first one read already: a wrong file is told before a model is loaded."""
-    from pipeline.catalog.open import read_catalog
-
-    rows = read_catalog(settings.catalog, stdin=stdin)
-    return itertools.chain(list(itertools.islice(rows, 1)), rows)
 
 
 def _load_encoder(settings: RunSettings, session: Session) -> Encoder:
