@@ -4,8 +4,8 @@
 
 The threads spend their time in code that lets go of the interpreter lock: sockets, Pillow, torch, libpq. An
 ItemError of a stage becomes a Failure here and nowhere else; any other exception of encode or write ends the run
-and reaches the caller. Memory is bounded: at most `window` images are between fetch and decode, with about
-`WINDOW_BYTES` of encoded bytes, and two batches of pixels wait for the device.
+and reaches the caller. Memory is bounded: at most `window` images with a bounded sum of bytes are between
+fetch and decode, and two batches of pixels wait for the device.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import numpy as np
 
 from pipeline.engine.channel import Aborted, Channel, InFlight
+from pipeline.engine.window import Window
 from pipeline.errors import EncodeError, ItemError
 from pipeline.records import Content, Decoded, Embedding, Failure, Fetched, ImageRef, Outcomes
 
@@ -36,10 +37,6 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-WINDOW_BYTES = 256 * 1024 * 1024
-"""encoded bytes under way or waiting to be decoded before fetching pauses: 3,000 photos of 80 KB"""
-FIRST_IMAGES = 64
-"""images begun before the size of any is known: fewer would wait for the deadlines of a few dead hosts"""
 LOOKUP_IMAGES = 256
 """hashes asked for in one query: at 40 ms a round trip that is 6,000 images/s"""
 BATCH_WAIT_S = 0.5
@@ -82,17 +79,13 @@ class LocalEngine:
         self._stages = stages
         self._progress = progress
         self._stop = stop
-        self._window = window
+        self._window_images = window
         self._decode_threads = decode_threads
         self._batch_size = batch_size
         self._in_flight = InFlight()
         self._aborted = threading.Event()
         self._error: BaseException | None = None
         self._error_lock = threading.Lock()
-        self._fetching = 0
-        self._fetched_images, self._fetched_bytes = 1, WINDOW_BYTES // FIRST_IMAGES
-        self._waiting_bytes = 0
-        self._bytes_lock = threading.Lock()
         # the window bounds what can be in the first two and what can have failed
         self._fetched: Channel[Fetched] = Channel(0, self._aborted)
         self._to_decode: Channel[Fetched] = Channel(0, self._aborted)
@@ -140,42 +133,24 @@ class LocalEngine:
         self._fetched.close()
 
     async def _fetch_pages(self, work: Iterator[list[ImageRef]]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._permits = asyncio.Semaphore(self._window)
+        self._window = Window(self._window_images)
         tasks: set[asyncio.Task[None]] = set()
         async with self._stages.open_fetcher() as fetcher:
-            while page := await asyncio.to_thread(next, work, None):
+            while self._goes_on() and (page := await asyncio.to_thread(next, work, None)):
                 for image in page:
-                    if not await self._may_go_on():
+                    if not await self._window.enter(while_true=self._goes_on):
                         break
-                    self._fetching += 1
                     task = asyncio.create_task(self._fetch_one(fetcher, image))
                     tasks.add(task)
                     task.add_done_callback(tasks.discard)
-                if self._stop.is_asked() or self._aborted.is_set():
-                    break
             await self._settle(tasks)
 
-    async def _may_go_on(self) -> bool:
-        """Wait for a place in the window; False when no new image is to be begun."""
-        while not (self._stop.is_asked() or self._aborted.is_set()):
-            if self._has_room():
-                try:
-                    await asyncio.wait_for(self._permits.acquire(), 0.2)
-                except TimeoutError:
-                    continue
-                return True
-            await asyncio.sleep(0.02)
-        return False
-
-    def _has_room(self) -> bool:
-        """Whether what waits, and what is under way taken for as large as the images so far, leaves room."""
-        expected = self._fetching * self._fetched_bytes // self._fetched_images
-        return self._fetching == self._waiting_bytes == 0 or self._waiting_bytes + expected < WINDOW_BYTES
+    def _goes_on(self) -> bool:
+        return not (self._stop.is_asked() or self._aborted.is_set())
 
     async def _settle(self, tasks: set[asyncio.Task[None]]) -> None:
         while tasks:
-            if self._stop.is_asked() or self._aborted.is_set():
+            if not self._goes_on():
                 # what has not arrived stays undone, and is fetched by the next run
                 for task in tasks:
                     task.cancel()
@@ -191,28 +166,17 @@ class LocalEngine:
         except Exception as error:  # noqa: BLE001 - one image never ends the run
             # in a thread: the event loop must not wait for the writer
             await asyncio.to_thread(self._put_failure, _failure(image, "fetch", error))
-            self._permits.release()
-            return
+            self._window.miss()
         except asyncio.CancelledError:
-            self._permits.release()
+            self._window.miss()
             raise
-        finally:
-            self._fetching -= 1
-        self._fetched_images += 1
-        self._fetched_bytes += len(fetched.data)
-        with self._bytes_lock:
-            self._waiting_bytes += len(fetched.data)
-        self._fetched.put_at_once(fetched)
+        else:
+            self._window.arrive(len(fetched.data))
+            self._fetched.put_at_once(fetched)
 
     def _put_failure(self, failure: Failure) -> None:
         with contextlib.suppress(Aborted):
             self._outcomes.put(failure)
-
-    def _leave_window(self, fetched: Fetched) -> None:
-        with self._bytes_lock:
-            self._waiting_bytes -= len(fetched.data)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: everything has been fetched
-            self._loop.call_soon_threadsafe(self._permits.release)
 
     # ---- look up: which bytes are new
 
@@ -223,12 +187,12 @@ class LocalEngine:
                 if self._in_flight.claim(fetched.content):
                     firsts.append(fetched)
                 else:
-                    self._leave_window(fetched)
+                    self._window.leave(len(fetched.data))
             with self._progress.stage("look up"):
                 known = self._stages.find_known([fetched.content.sha256 for fetched in firsts]) if firsts else set()
             for fetched in firsts:
                 if fetched.content.sha256 in known:
-                    self._leave_window(fetched)
+                    self._window.leave(len(fetched.data))
                     self._outcomes.put(fetched.content)
                 else:
                     self._to_decode.put(fetched)
@@ -258,7 +222,7 @@ class LocalEngine:
             else:
                 self._decoded.put(decoded)
             finally:
-                self._leave_window(fetched)
+                self._window.leave(len(fetched.data))
 
     def _fail_waiting(self, content: Content, stage: str, error: Exception) -> None:
         for twin in self._in_flight.release(content.sha256):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from pipeline.engine import local
+from pipeline.engine import local, window
 from pipeline.engine.local import LocalEngine, Stages
 from pipeline.engine.stop import Stop
 from pipeline.errors import DecodeError, FetchError
@@ -387,8 +387,8 @@ def test_the_window_bounds_how_many_images_are_fetched_ahead(window: int) -> Non
 
 
 def test_large_images_are_fetched_ahead_by_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "WINDOW_BYTES", 1_000_000)
-    monkeypatch.setattr(local, "FIRST_IMAGES", 4)
+    monkeypatch.setattr(window, "WINDOW_BYTES", 1_000_000)
+    monkeypatch.setattr(window, "FIRST_IMAGES", 4)
     shop = Workshop(
         {number: b"%d" % number + bytes(200_000) for number in range(40)},
         fetch_wait_s=lambda _: 0.002,
@@ -402,7 +402,7 @@ def test_large_images_are_fetched_ahead_by_their_bytes(monkeypatch: pytest.Monke
 
 
 def test_an_image_larger_than_the_whole_allowance_goes_through_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "WINDOW_BYTES", 1000)
+    monkeypatch.setattr(window, "WINDOW_BYTES", 1000)
     shop = Workshop({number: b"%d" % number + bytes(5000) for number in range(5)})
 
     shop.run()
