@@ -55,12 +55,15 @@ def demo(
     if exit_code:
         raise typer.Exit(exit_code)
     place = place_of(db, home)
+    # in a database of somebody's own another model is, or will be, the active one
+    option, argument = (f" --model {NAME}", f", model => '{NAME}'") if db else ("", "")
     with open_database(db, home) as url:
         for product_id in SHOWN:
-            say(f"\nlike the {_title(catalog, product_id)}: catvec similar {product_id} -k 5{place}")
+            say(f"\nlike the {_title(catalog, product_id)}: catvec similar {product_id} -k 5{option}{place}")
             show_hits(similar(url, product_id, Query(k=5, model=NAME)), product_id, as_json=False)
     say(f"the 6 broken entries:     catvec failures{place}")
-    say(f"the same in SQL:          catvec db psql{place} -c \"SELECT * FROM catvec.similar_products('demo-0001')\"")
+    statement = f"SELECT * FROM catvec.similar_products('{SHOWN[0]}'{argument})"
+    say(f'the same in SQL:          catvec db psql{place} -c "{statement}"')
     say("your own catalog:         catvec run CATALOG")
 
 

@@ -74,7 +74,7 @@ def show_hits(hits: Sequence[Hit], query: str, *, as_json: bool) -> None:
     if as_json:
         print_json({"query": query, "hits": [asdict(hit) for hit in hits]})
     elif not hits:
-        say("nothing found: the filter leaves no product, or the product has no vector yet (see: catvec status)")
+        say("nothing found: the product has no vector under this model or has left, or the filter leaves none")
     else:
         headers = ("product", "similarity", "title", "category", "brand", "price", "image")
         rows = [

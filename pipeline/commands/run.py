@@ -93,7 +93,8 @@ def summary_lines(summary: RunSummary, *, active: str | None, place: str) -> lis
         f"batches of {summary.batch_size}: {_pace(summary)}{summary.seconds:,.1f} s in all",
     ]
     if summary.removed:
-        lines.append(f"{summary.removed:,} images left the catalog and the search results")
+        images = "image" if summary.removed == 1 else "images"
+        lines.append(f"{summary.removed:,} {images} left the catalog and the search results")
     if summary.failures_by_code:
         codes = ", ".join(f"{code} {count:,}" for code, count in summary.failures_by_code.items())
         lines.append(f"failed: {codes}; see: catvec failures{place}")

@@ -110,4 +110,10 @@ def parse_filter(text: str) -> dict[str, Any]:
         raise ConfigError(f"--filter {text!r} is not JSON: {error.msg.lower()}", hint=example) from error
     if not isinstance(value, dict):
         raise ConfigError(f"--filter {text!r} is no JSON object", hint=example)
+    try:
+        is_storable = "\\u0000" not in json.dumps(value, allow_nan=False)
+    except ValueError:  # NaN, or a number beyond every float
+        is_storable = False
+    if not is_storable:
+        raise ConfigError(f"--filter {text!r} holds what JSON in Postgres cannot: NaN, infinity or a NUL character")
     return value

@@ -60,6 +60,7 @@ MARK_TAKEN = """
 UPDATE stage AS s
    SET code = 'other_catalog',
        detail = 'product ' || p.product_id || ' belongs to catalog ' || quote_literal(p.catalog)
+                || ': name that with --catalog-name, or give it another id'
   FROM catvec_store.products p
  WHERE p.product_id = s.product_id
    AND p.catalog <> %(catalog)s

@@ -56,7 +56,7 @@ def count_work(session: Session, model: StoredModel, catalog: str) -> WorkCount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coverage:
-    """Active images of all catalogs, and how many of them have a vector under a model."""
+    """Active images of the catalogs that a model was run on, and how many of them have a vector under it."""
 
     images: int
     embedded: int
@@ -65,9 +65,11 @@ class Coverage:
 def count_coverage(connection: Connection, model: StoredModel) -> Coverage:
     query = sql.SQL(
         "SELECT count(*), count(e.content_sha256) FROM catvec_store.images i"
-        " LEFT JOIN catvec_store.{} e ON e.content_sha256 = i.content_sha256 WHERE i.active"
+        " JOIN catvec_store.products p ON p.product_id = i.product_id"
+        " LEFT JOIN catvec_store.{} e ON e.content_sha256 = i.content_sha256"
+        " WHERE i.active AND p.catalog IN (SELECT r.catalog FROM catvec_store.runs r WHERE r.model_id = %s)"
     ).format(sql.Identifier(model.table))
-    images, embedded = connection.execute(query).fetchone() or (0, 0)
+    images, embedded = connection.execute(query, (model.model_id,)).fetchone() or (0, 0)
     return Coverage(images=images, embedded=embedded)
 
 

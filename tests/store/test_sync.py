@@ -164,7 +164,11 @@ def test_two_catalogs_do_not_take_products_from_each_other(shop: Shop) -> None:
     assert (synced.removed, synced.bad_rows) == (0, {"other_catalog": 1})
     assert shop.all("SELECT product_id, title FROM catvec.products ORDER BY 1") == [("A", "first"), ("B", None)]
     assert shop.all("SELECT product_id, code, detail FROM catvec.failures") == [
-        ("A", "other_catalog", "product A belongs to catalog 'default'")
+        (
+            "A",
+            "other_catalog",
+            "product A belongs to catalog 'default': name that with --catalog-name, or give it another id",
+        )
     ]
 
     shop.sync(product("C", "c.jpg"), max_remove_rate=1)  # the first catalog lets go of A
