@@ -101,11 +101,12 @@ def _load_encoder(settings: RunSettings, session: Session) -> Encoder:
 def _register(settings: RunSettings, encoder: Encoder, connection: Connection) -> tuple[StoredModel, int]:
     """The stored model, made or checked, and a new run of it; one transaction."""
     from pipeline.models.preprocess import fingerprint
+    from pipeline.models.registry import hub_id
     from pipeline.store.models import register_model
     from pipeline.store.runs import begin_run
 
-    folder = Path(settings.model.model).expanduser()
-    location = str(folder.resolve()) if folder.is_dir() else settings.model.model
+    wanted = settings.model.model
+    location = wanted if hub_id(wanted) else str(Path(wanted).expanduser().resolve())
     spec = encoder.spec
     model = register_model(connection, spec, fingerprint(spec.preprocess), location=location)
     return model, begin_run(connection, model, settings.catalog_name)

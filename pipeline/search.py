@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from pipeline.models.encoder import Encoder
     from pipeline.records import Hit
-    from pipeline.store.connect import Connection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,19 +62,13 @@ def search_image(url: str, path: Path, query: Query) -> list[Hit]:
 
 def similar(url: str, product_id: str, query: Query) -> list[Hit]:
     """The products nearest to a product. Raises CatvecError."""
-    from pipeline.store.connect import Session, translated
+    from pipeline.store.migrate import open_current
     from pipeline.store.search import similar_products
 
-    with Session(url) as session, translated():
-        connection = _ready(session.connection())
-        return similar_products(connection, product_id, k=query.k, conditions=query.conditions, model=query.model)
-
-
-def _ready(connection: Connection) -> Connection:
-    from pipeline.store.migrate import require_current
-
-    require_current(connection)
-    return connection
+    with open_current(url) as session:
+        return similar_products(
+            session.connection(), product_id, k=query.k, conditions=query.conditions, model=query.model
+        )
 
 
 def _search(
@@ -83,12 +76,12 @@ def _search(
 ) -> list[Hit]:
     from pipeline.models.encoder import load_encoder
     from pipeline.models.preprocess import fingerprint
-    from pipeline.store.connect import Session, translated
+    from pipeline.store.migrate import open_current
     from pipeline.store.models import check_same, choose_model
     from pipeline.store.search import search_by_vector
 
-    with Session(url) as session, translated():
-        stored = choose_model(_ready(session.connection()), query.model)
+    with open_current(url) as session:
+        stored = choose_model(session.connection(), query.model)
         if needs_text and not stored.has_text:
             raise ModelError(
                 f"model {stored.name!r} has no text side, so it cannot search by words",

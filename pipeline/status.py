@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from pipeline.store.connect import Connection
     from pipeline.store.failures import FailureCount, StoredFailure
     from pipeline.store.index import IndexState
     from pipeline.store.models import StoredModel
@@ -40,11 +36,13 @@ def read_status(url: str, *, runs: int = 5) -> Status:
     """Raises StoreError."""
     from pipeline.store.failures import count_failures
     from pipeline.store.index import find_index
+    from pipeline.store.migrate import open_current
     from pipeline.store.models import list_models
     from pipeline.store.runs import list_runs
     from pipeline.store.work import count_coverage, count_products
 
-    with open_current(url) as connection:
+    with open_current(url) as session:
+        connection = session.connection()
         models = tuple(
             ModelStatus(model=model, coverage=count_coverage(connection, model), index=find_index(connection, model))
             for model in list_models(connection)
@@ -60,38 +58,26 @@ def read_status(url: str, *, runs: int = 5) -> Status:
 def read_failures(url: str, *, code: str | None, limit: int) -> list[StoredFailure]:
     """What `catvec failures` lists. Raises StoreError."""
     from pipeline.store.failures import list_failures
+    from pipeline.store.migrate import open_current
 
-    with open_current(url) as connection:
-        return list_failures(connection, code=code, limit=limit)
+    with open_current(url) as session:
+        return list_failures(session.connection(), code=code, limit=limit)
 
 
 def read_models(url: str) -> list[StoredModel]:
     """What `catvec models` lists. Raises StoreError."""
+    from pipeline.store.migrate import open_current
     from pipeline.store.models import list_models
 
-    with open_current(url) as connection:
-        return list_models(connection)
+    with open_current(url) as session:
+        return list_models(session.connection())
 
 
 def switch_model(url: str, name: str) -> None:
     """Make a model the active one. Raises ModelError when it is unknown or not ready."""
-    from pipeline.store.connect import Session, translated
-    from pipeline.store.migrate import require_current
+    from pipeline.store.migrate import open_current
     from pipeline.store.models import activate_model
 
-    with Session(url) as session, translated():
-        require_current(session.connection())
+    with open_current(url) as session:
         # run tries again when readers hold the view for longer than the lock timeout
         session.run(lambda connection: activate_model(connection, name))
-
-
-@contextmanager
-def open_current(url: str) -> Iterator[Connection]:
-    """A connection to a database at this release's version. Raises StoreError."""
-    from pipeline.store.connect import Session, translated
-    from pipeline.store.migrate import require_current
-
-    with Session(url) as session, translated():
-        connection = session.connection()
-        require_current(connection)
-        yield connection

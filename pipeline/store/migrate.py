@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,11 @@ import psycopg
 from psycopg import sql
 
 from pipeline.errors import StoreError
-from pipeline.store.connect import connect, find_vector, require_vector, translate, translated
+from pipeline.store.connect import Session, connect, find_vector, require_vector, translate, translated
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pipeline.store.connect import Connection
 
 LOCK = "SELECT pg_try_advisory_lock(hashtextextended('catvec:migrate', 0))"
@@ -49,6 +52,17 @@ def require_current(connection: Connection) -> None:
         f"database {connection.info.dbname!r} is at version {found}, expected {expected}",
         hint="run: catvec db migrate",
     )
+
+
+@contextmanager
+def open_current(url: str) -> Iterator[Session]:
+    """A session with a database at this release's version; psycopg's errors inside the block come out as StoreError.
+
+    Raises StoreError.
+    """
+    with Session(url) as session, translated():
+        require_current(session.connection())
+        yield session
 
 
 def _refuse_newer(connection: Connection, found: str, expected: str) -> None:

@@ -10,11 +10,13 @@ import psycopg
 import pytest
 
 from pipeline.store.psql import find_psql
+from tests.fixtures.store import product, unit
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.fixtures.command import Catvec
+    from tests.fixtures.store import Shop
 
 
 @pytest.mark.slow
@@ -43,6 +45,35 @@ def test_the_demo_shows_neighbours_and_its_broken_entries_without_database_or_ne
     assert ", 0 embedded, 6 failed" in again.err
     # the last command stopped the server it had started
     assert catvec("db", "status", "--home", embedded_home, "--json").json()["running"] is False
+
+
+@pytest.mark.slow
+def test_the_demo_touches_nothing_of_a_shop(
+    catvec: Catvec,
+    shop: Shop,
+    database_url: str,
+    embedded_home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not at all by the environment's database, and nothing but its own beside it when that is asked for."""
+    shop.sync(product("A", "a.jpg"), product("B", "b.jpg", row=2))
+    model = shop.register()
+    shop.embed(model, [unit(1, 0, 0, 0), unit(1, 1, 0, 0)])
+    shop.activate(model)
+    monkeypatch.setenv("CATVEC_DATABASE_URL", database_url)
+    options = ("demo", "--products", 20, "--folder", tmp_path / "demo")
+
+    assert catvec(*options, "--home", embedded_home).code == 0
+    assert shop.one("SELECT count(*) FROM catvec.products") == 2
+
+    by_wish = catvec(*options, "--db", database_url)
+    assert by_wish.code == 0, by_wish.err
+    assert by_wish.out.count("similarity") == 2
+    assert "catvec similar demo-0001 -k 5 --model demo" in by_wish.err
+    assert database_url not in by_wish.err
+    assert shop.all("SELECT name FROM catvec.models WHERE is_active") == [("tiny",)]
+    assert shop.all("SELECT product_id FROM catvec.similar_products('A', 5)") == [("B",)]
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from pgvector.psycopg import register_vector
 from pipeline.store.embedded import EmbeddedServer
 
 if TYPE_CHECKING:
+    import subprocess
     from pathlib import Path
 
     from tests.fixtures.catalogs import ShopCatalog
@@ -88,6 +89,17 @@ def test_ten_kills_at_random_moments_end_in_the_rows_of_an_undisturbed_run(
     assert last.json()["unchanged"] > 0, "the kills came before anything was done: this test shows nothing"
 
 
+def start_run(
+    catvec_process: Starter, image_server: ImageServer, catalog: Path, *options: object
+) -> subprocess.Popen[str]:
+    """A run that has fetched half of its 120 images."""
+    process = catvec_process("run", catalog, "--per-host", 4, "--allow-private-hosts", *options)
+    while image_server.requests.total() < 60:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    return process
+
+
 @pytest.mark.slow
 def test_a_killed_server_that_comes_back_costs_nothing(
     catvec_process: Starter,
@@ -96,16 +108,10 @@ def test_a_killed_server_that_comes_back_costs_nothing(
     embedded_home: Path,
     image_server: ImageServer,
 ) -> None:
-    catalog = shop_catalog(120, wait_s=0.1)
     server = EmbeddedServer(home=embedded_home)
     url = server.start(explicit=True)
-    process = catvec_process(
-        *("run", catalog, "--db", url, "--model", tiny_clip, "--model-name", "tiny", "--per-host", 4),
-        "--allow-private-hosts",
-    )
-    while image_server.requests.total() < 60:
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.01)
+    catalog = shop_catalog(120, wait_s=0.1)
+    process = start_run(catvec_process, image_server, catalog, "--db", url, "--model", tiny_clip)
     pid = server.status().pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
@@ -129,15 +135,10 @@ def test_a_run_whose_server_is_away_ends_when_it_is_asked_to(
     embedded_home: Path,
     image_server: ImageServer,
 ) -> None:
-    catalog = shop_catalog(120, wait_s=0.1)
     server = EmbeddedServer(home=embedded_home)
     url = server.start(explicit=True)
-    process = catvec_process(
-        *("run", catalog, "--db", url, "--model", tiny_clip, "--per-host", 4, "--allow-private-hosts")
-    )
-    while image_server.requests.total() < 40:
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.01)
+    catalog = shop_catalog(120, wait_s=0.1)
+    process = start_run(catvec_process, image_server, catalog, "--db", url, "--model", tiny_clip)
     server.stop()
     time.sleep(2)  # a commit comes at least every second, and now fails
 
