@@ -12,6 +12,8 @@ from psycopg import sql
 
 from pipeline.errors import StoreError
 from pipeline.store.connect import Session, connect, find_vector, require_vector, translate, translated
+from pipeline.store.pooler import require_session
+from pipeline.store.roles import require_owner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,12 +81,14 @@ def migrate(url: str) -> None:
     Needs no superuser once the vector extension exists. Raises StoreError.
     """
     with connect(url) as connection, translated():
+        require_session(connection, url)
         _take_lock(connection)
         found, newest = current_version(connection), newest_version()
         if found == newest:
             return
         if found is not None:
             _refuse_newer(connection, found, newest)
+            require_owner(connection, f"bring the database from version {found} to {newest}")
         vector_schema = _provide_vector(connection)
         connection.execute("CREATE SCHEMA IF NOT EXISTS catvec_store")
         _upgrade(url, sql.Identifier(vector_schema).as_string(connection))
@@ -117,7 +121,7 @@ def _provide_vector(connection: Connection) -> str:
     return require_vector(connection)
 
 
-def _upgrade(url: str, vector_schema: str) -> None:
+def _upgrade(url: str, vector_schema: str, version: str = "head") -> None:
     import sqlalchemy
     from alembic import command
     from alembic.config import Config
@@ -140,7 +144,7 @@ def _upgrade(url: str, vector_schema: str) -> None:
     try:
         with engine.connect() as connection:
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, version)
             connection.commit()
     except CommandError as error:
         raise StoreError(f"the database cannot be migrated: {error}") from error

@@ -34,6 +34,18 @@ SELECT n.nspname, 'p', p.proname || '(' || pg_get_function_identity_arguments(p.
  ORDER BY 1, 2, 3
 """
 
+FIRST_RELEASE = """
+INSERT INTO catvec_store.products (product_id, catalog) VALUES ('A', 'default'), ('B', 'default');
+INSERT INTO catvec_store.images (product_id, url, position, content_sha256)
+VALUES ('A', 'a.jpg', 0, sha256('a')), ('B', 'b.jpg', 0, sha256('b'));
+INSERT INTO catvec_store.models (name, source, revision, location, preprocess, fingerprint, dims, has_text, state)
+VALUES ('tiny', 'folder', 'sha256:1', '/models/tiny', '{}', 'print', 2, true, 'ready');
+SELECT catvec_store.create_model_table('tiny');
+INSERT INTO catvec_store.emb_tiny (content_sha256, embedding, run_id)
+VALUES (sha256('a'), '[1,0]', 1), (sha256('b'), '[0.6,0.8]', 1);
+SELECT catvec_store.activate_model('tiny');
+"""
+
 
 def objects(url: str) -> list[tuple[str, ...]]:
     with connect(url) as connection:
@@ -276,3 +288,25 @@ def test_a_schema_of_that_name_that_is_not_ours_is_left_alone(empty_database_url
         assert connection.execute("SELECT count(*) FROM catvec.orders").fetchone() == (0,)
         with pytest.raises(StoreError, match="has no catvec tables"):
             require_current(connection)
+
+
+def test_a_database_of_the_first_release_keeps_what_it_has(empty_database_url: str) -> None:
+    """Products, vectors and the active model stay; views gain columns, functions what this release promises."""
+    with connect(empty_database_url) as connection:
+        connection.execute("CREATE SCHEMA catvec_store")
+        migrate_module._upgrade(empty_database_url, "public", "0001")
+        connection.execute(FIRST_RELEASE)
+        view = "SELECT product_id, image_id, url, embedding, embedded_at FROM catvec.image_embeddings ORDER BY 1"
+        vectors = "SELECT * FROM catvec_store.emb_tiny ORDER BY 1"
+        before = [connection.execute(query).fetchall() for query in (view, vectors)]
+        assert len(before[0]) == 2
+
+        migrate(empty_database_url)
+
+        assert [connection.execute(query).fetchall() for query in (view, vectors)] == before
+        assert connection.execute(
+            "SELECT product_id FROM catvec.similar_products('A', combine => 'mean')"
+        ).fetchall() == [("B",)]
+        assert connection.execute("SELECT name, storage, index_kind, state FROM catvec.models").fetchall() == [
+            ("tiny", "halfvec", "hnsw", "active")
+        ]

@@ -1,0 +1,214 @@
+"""What the functions promise: never fewer rows than exist, the nearest ones, and each argument as documented."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psycopg
+import pytest
+
+from pipeline.store.index import build_index, refresh_statistics
+from tests.fixtures.store import Shop, model_spec, product, unit
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pipeline.store.models import StoredModel
+
+PRODUCTS = 3000
+FILTERS = [
+    {},
+    {"half": 1},
+    {"tenth": 1},
+    {"hundredth": 1},
+    {"category": "none"},
+    {"category": "corner"},
+    {"category": ["corner", "none"], "half": 1},
+    {"price": {"min": 100, "max": 120}},
+]
+
+
+class Crowd:
+    """3,000 products of one to three images in 40 clusters; `category` corner is one cluster, far from the others."""
+
+    def __init__(self, shop: Shop) -> None:
+        self.shop = shop
+        random = np.random.default_rng(7)
+        centres = random.standard_normal((40, 32))
+        images = random.integers(1, 4, PRODUCTS)
+        cluster = random.integers(0, 40, PRODUCTS)
+        self.rows = [
+            product(
+                f"P{number:04}",
+                *(f"{number}-{place}.jpg" for place in range(images[number])),
+                row=number,
+                category="corner" if cluster[number] == 0 else "rest",
+                price=number,
+                attrs={
+                    name: 1
+                    for name, one_in in (("half", 2), ("tenth", 10), ("hundredth", 100))
+                    if random.integers(one_in) == 0
+                },
+            )
+            for number in range(PRODUCTS)
+        ]
+        shop.sync(*self.rows)
+        model = shop.register(model_spec("crowd", dims=32))
+        vectors = centres[np.repeat(cluster, images)] + 0.5 * random.standard_normal((images.sum(), 32))
+        self.vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+        shop.embed(model, list(self.vectors))
+        refresh_statistics(shop.session.connection(), model)
+        build_index(shop.session.connection(), model)
+        shop.activate(model)
+        self.owner = np.repeat(np.arange(PRODUCTS), images)
+
+    def expected(self, query: NDArray[np.float32], k: int, conditions: dict[str, Any]) -> list[str]:
+        """The truth, by comparing everything in numpy."""
+        best = np.full(PRODUCTS, -2.0)
+        np.maximum.at(best, self.owner, self.vectors @ query)
+        wanted = [number for number in range(PRODUCTS) if self._passes(number, conditions)]
+        return [f"P{number:04}" for number in sorted(wanted, key=lambda number: -best[number])[:k]]
+
+    def _passes(self, number: int, conditions: dict[str, Any]) -> bool:
+        row = self.rows[number]
+        for key, value in conditions.items():
+            if key == "category" and row.category not in ([value] if isinstance(value, str) else value):
+                return False
+            if key == "price" and not value["min"] <= number <= value["max"]:
+                return False
+            if key not in ("category", "price") and row.attrs.get(key) != value:
+                return False
+        return True
+
+
+@pytest.mark.parametrize("k", [1, 10, 200])
+def test_every_filter_gives_the_nearest_and_never_fewer_than_exist(shop: Shop, k: int) -> None:
+    crowd = Crowd(shop)
+    shares = []
+
+    for conditions in FILTERS:
+        for place in (5, 500, 4000):
+            query = crowd.vectors[place]
+            literal = str(query.tolist())
+            found = [
+                row[0]
+                for row in shop.all(
+                    "SELECT product_id FROM catvec.search_by_vector(%s, %s, %s)", literal, k, json.dumps(conditions)
+                )
+            ]
+            expected = crowd.expected(query, k, conditions)
+            assert len(found) == len(set(found)) == len(expected), (conditions, place)
+            if expected:
+                shares.append(len(set(found) & set(expected)) / len(expected))
+
+    assert np.mean(shares) > 0.98
+    assert min(shares) >= 0.8
+
+
+@pytest.fixture
+def pair(shop: Shop) -> StoredModel:
+    """A has two images, at right angles; B is near to the first, C to the middle of both, D shows what B shows."""
+    shop.sync(
+        product("A", "a1.jpg", "a2.jpg", row=1),
+        product("B", "b.jpg", row=2),
+        product("C", "c.jpg", row=3),
+        product("D", "d.jpg", row=4),
+    )
+    model = shop.register()
+    shop.embed(model, [unit(1, 0, 0, 0), unit(0, 1, 0, 0), unit(1, 0.1, 0, 0), unit(1, 1, 0, 0), unit(1, 0.2, 0, 0)])
+    # the same bytes under another URL
+    shop.session.connection().execute(
+        "UPDATE catvec_store.images d SET content_sha256 = b.content_sha256"
+        "  FROM catvec_store.images b WHERE d.product_id = 'D' AND b.product_id = 'B'"
+    )
+    shop.activate(model)
+    return model
+
+
+@pytest.mark.usefixtures("pair")
+def test_several_images_mean_the_best_pair_or_their_mean(shop: Shop) -> None:
+    query = (
+        "SELECT product_id, round(similarity::numeric, 3)::float8 FROM catvec.similar_products('A', 3, combine => %s)"
+    )
+
+    assert shop.all(query, "best") == [("B", 0.995), ("D", 0.995), ("C", 0.707)]
+    assert shop.all(query, "mean") == [("C", 1.0), ("B", 0.774), ("D", 0.774)]
+    with pytest.raises(psycopg.Error, match="combine is 'median', expected 'best' or 'mean'"):
+        shop.all(query, "median")
+    with pytest.raises(psycopg.Error, match="combine is NULL, expected 'best' or 'mean'"):
+        shop.all(query, None)
+
+
+@pytest.mark.usefixtures("pair")
+def test_a_batch_answers_as_single_calls_do_in_the_order_asked(shop: Shop) -> None:
+    single = {
+        name: shop.all("SELECT product_id, similarity FROM catvec.similar_products(%s, 2)", name) for name in "CA"
+    }
+
+    batch = shop.all(
+        "SELECT query_product, rank, product_id, similarity"
+        "  FROM catvec.similar_products_batch(ARRAY['C', 'nix', 'A', NULL, 'C'], 2)"
+    )
+
+    assert batch == [(name, rank, *row) for name in "CA" for rank, row in enumerate(single[name], 1)]
+    assert shop.all("SELECT * FROM catvec.similar_products_batch('{}')") == []
+    with pytest.raises(psycopg.Error, match="k is 0, expected 1 to 1000"):
+        shop.all("SELECT * FROM catvec.similar_products_batch(ARRAY['A'], 0)")
+
+
+@pytest.mark.usefixtures("pair")
+def test_min_similarity_leaves_out_what_is_less_similar(shop: Shop) -> None:
+    assert shop.all("SELECT product_id FROM catvec.similar_products('A', 10, min_similarity => 0.9)") == [
+        ("B",),
+        ("D",),
+    ]
+
+
+@pytest.mark.usefixtures("pair")
+def test_duplicates_are_the_same_bytes_or_nearer_than_the_threshold(shop: Shop) -> None:
+    query = (
+        "SELECT product_id, duplicate_id, round(similarity::numeric, 3)::float8, same_bytes"
+        "  FROM catvec.duplicates(%s) ORDER BY 1, 2"
+    )
+
+    assert shop.all(query, 1.0) == [("B", "D", 1.0, True)]
+    assert shop.all(query, 0.9) == [("A", "B", 0.995, False), ("B", "D", 1.0, True)]
+    with pytest.raises(psycopg.Error, match=r"threshold is 1\.5, expected 0 to 1"):
+        shop.all(query, 1.5)
+
+
+def test_a_placeholder_is_no_flood_of_pairs(shop: Shop) -> None:
+    """Each product that shows it is paired with the first, not with every other."""
+    shop.sync(*(product(f"P{number:02}", f"{number}.jpg", row=number) for number in range(60)))
+    model = shop.register()
+    shop.embed(model, [unit(1, 0, 0, number) for number in range(60)])
+    shop.session.connection().execute(
+        "UPDATE catvec_store.images SET content_sha256 ="
+        " (SELECT content_sha256 FROM catvec_store.images WHERE product_id = 'P00') WHERE product_id < 'P50'"
+    )
+    shop.activate(model)
+
+    same = shop.all("SELECT product_id, duplicate_id FROM catvec.duplicates(1.0) WHERE same_bytes ORDER BY 2")
+
+    assert same == [("P00", f"P{number:02}") for number in range(1, 50)]
+
+
+@pytest.mark.usefixtures("pair")
+def test_functions_leave_every_setting_as_it_was(shop: Shop) -> None:
+    query = (
+        "SELECT name, setting FROM pg_settings WHERE name LIKE 'hnsw.%' OR name LIKE 'enable_%' OR name ~ 'cost|jit'"
+    )
+    with shop.session.connection().transaction():
+        shop.session.connection().execute("SET LOCAL hnsw.ef_search = 77; SET LOCAL enable_hashjoin = on")
+        before = shop.all(query)
+        for call in (
+            "catvec.similar_products('A')",
+            "catvec.similar_products_batch(ARRAY['A', 'B'])",
+            "catvec.search_by_vector('[1,0,0,0]', 3, '{\"category\": \"x\"}')",
+            "catvec.duplicates(0.5)",
+        ):
+            shop.all(f"SELECT * FROM {call}")
+
+            assert shop.all(query) == before, call
