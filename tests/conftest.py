@@ -11,4 +11,6 @@ pytest_plugins = [
     "tests.fixtures.command",
     "tests.fixtures.catalogs",
     "tests.fixtures.healthy",
+    "tests.fixtures.roles",
+    "tests.fixtures.pooler",
 ]

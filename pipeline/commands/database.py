@@ -1,4 +1,4 @@
-"""catvec db: the database's server, address, console and version."""
+"""catvec db: the database's server, address, console, version and users."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from pipeline.commands.terminal import print_data, print_json, print_table, say
 if TYPE_CHECKING:
     from pipeline.store.embedded import EmbeddedServer
 
-db_app = typer.Typer(help="The database: catvec's own server, its address, console and version.")
+db_app = typer.Typer(help="The database: catvec's own server, its address, console, version and users.")
+
+Roles = Annotated[list[str] | None, typer.Option(metavar="ROLE", help="a user; may be given several times")]
 
 
 def _server(home: Home) -> EmbeddedServer:
@@ -88,3 +90,23 @@ def migrate(
         migrate_database(address)
     if not quiet:
         say(f"the database is at version {newest_version()}")
+
+
+@db_app.command()
+def grant(
+    reader: Roles = None, writer: Roles = None, json: Json = False, db: Database = None, home: Home = None
+) -> None:
+    """Let other users of the database search (reader), or search and run (writer). For the owner of the tables."""
+    from pipeline.store.migrate import open_current
+    from pipeline.store.roles import grant_roles
+
+    with open_database(db, home) as address, open_current(address) as session:
+        granted = session.run(lambda connection: grant_roles(connection, readers=reader or (), writers=writer or ()))
+    if json:
+        print_json(granted)
+    for role in granted.readers:
+        say(f"{role} may read the views and call the functions of schema catvec")
+    for role in granted.writers:
+        say(f"{role} may do so too, and run known models; new models, indexes and switches are {granted.owner}'s")
+    for statement in granted.left:
+        say(f"still missing; an administrator runs: {statement}")

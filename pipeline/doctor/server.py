@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from pipeline.doctor.finding import Verdict, ok, problem, skipped, warning
@@ -65,9 +66,9 @@ def check_clock(connection: Connection) -> Verdict:
 
 
 def check_pooler(connection: Connection) -> Verdict:
-    from pipeline.store.health import is_pooled, see_server
+    from pipeline.store.pooler import is_pooled
 
-    if not is_pooled(connection, see_server(connection)):
+    if not is_pooled(connection):
         return ok("none in between")
     return warning(
         "a pooler such as PgBouncer stands in between; in transaction mode the lock of a run does not hold",
@@ -173,7 +174,11 @@ def check_rights(connection: Connection) -> Verdict:
             f"user {rights.user!r} may write vectors, but not add a model, build an index or migrate",
             f"for those connect as {rights.owner}, or: GRANT {rights.owner} TO {quoted(rights.user)};",
         )
-    return warning(f"user {rights.user!r} may read and search, not run", f"for catvec run connect as {rights.owner}")
+    return warning(
+        f"user {rights.user!r} may read and search, not run",
+        f"for catvec run connect as {rights.owner}, or let {rights.owner} run: "
+        f"catvec db grant --writer {shlex.quote(rights.user)}",
+    )
 
 
 def quoted(name: str) -> str:

@@ -179,10 +179,12 @@ def parse_version(version: str) -> tuple[int, ...]:
 
 
 def adopt_vector_types(connection: Connection) -> None:
-    """Make the connection read and write vectors, wherever the extension lives."""
+    """Make the connection read and write vectors, wherever the extension lives, and leave nothing set."""
     schema = require_vector(connection)
-    connection.execute(sql.SQL("SET search_path TO {}, pg_catalog").format(sql.Identifier(schema)))
-    register_vector(connection)
+    with connection.transaction():
+        # LOCAL: a pooler may give this server connection to somebody else next
+        connection.execute(sql.SQL("SET LOCAL search_path TO {}, pg_catalog").format(sql.Identifier(schema)))
+        register_vector(connection)
 
 
 def translate(error: psycopg.Error) -> StoreError:

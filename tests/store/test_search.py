@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
-import uuid
 from decimal import Decimal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,8 +17,6 @@ from pipeline.store.search import search_by_vector, similar_products
 from tests.fixtures.store import Shop, model_spec, product, unit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from pipeline.store.models import StoredModel
 
 SEARCH = "SELECT product_id, round(similarity::numeric, 3)::float8 FROM catvec.search_by_vector"
@@ -266,50 +261,6 @@ def test_a_read_only_transaction_can_search(shop: Shop) -> None:
         shop.session.connection().execute("SET TRANSACTION READ ONLY")
 
         assert len(shop.all(SEARCH + "('[1,0,0,0]', 3)")) == 3
-
-
-@pytest.fixture
-def app(postgres: str, database_url: str) -> Iterator[str]:
-    """A login without any right; its password is its name."""
-    name = f"catvec_test_app_{uuid.uuid4().hex[:8]}"
-    in_database = f"{postgres.rsplit('/', 1)[0]}/{database_url.rsplit('/', 1)[1]}"
-    with psycopg.connect(in_database, autocommit=True) as admin:
-        admin.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{name}'")
-        yield name
-        admin.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
-
-
-@pytest.mark.usefixtures("four")
-def test_an_app_needs_no_more_rights_than_the_docs_give_it(shop: Shop, app: str, database_url: str) -> None:
-    """The role reads through views and functions, also of a model that comes later, and nothing else."""
-    page = (Path(__file__).parents[2] / "docs" / "sql.md").read_text(encoding="utf-8")
-    rights = re.findall(r"^(?:GRANT|ALTER DEFAULT).*;$", page, re.MULTILINE)
-    assert len(rights) == 3
-    for statement in rights:
-        shop.session.connection().execute(statement.replace("TO app", f"TO {app}"))
-    later = shop.register(model_spec("later", dims=6, revision="sha256:6"))
-    shop.embed(later, [np.eye(6, dtype=np.float32)[number] for number in range(5)])
-    place = database_url.partition("@")[2]
-
-    with psycopg.connect(f"postgresql://{app}:{app}@{place}", autocommit=True) as connection:
-        for statement, rows in (
-            ("SELECT * FROM catvec.similar_products('A', 2)", 2),
-            ("SELECT * FROM catvec.similar_products('A', 2, model => 'later')", 2),
-            ("SELECT * FROM catvec.search_by_vector('[1,0,0,0]', 3)", 3),
-            ("SELECT * FROM catvec.image_embeddings ORDER BY embedding <=> '[1,0,0,0]' LIMIT 2", 2),
-            ("SELECT * FROM catvec.products", 4),
-            ("SELECT * FROM catvec.models", 2),
-        ):
-            assert len(connection.execute(statement).fetchall()) == rows, statement
-        for statement in (
-            "SELECT * FROM catvec_store.products",
-            "SELECT catvec_store.activate_model('later')",
-            "DELETE FROM catvec.products",
-            "UPDATE catvec.models SET name = 'x'",
-            "CREATE TABLE catvec.mine (x integer)",
-        ):
-            with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                connection.execute(statement)
 
 
 @pytest.mark.usefixtures("four")
