@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.errors import ConfigError
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+STORAGES = ("halfvec", "vector")
 
 
 def setting(default: Any, help_text: str) -> Any:
@@ -106,9 +107,14 @@ class RunSettings:
         0.1, "share of the stored products that may be missing, or have lost all images, 0 to 1"
     )
     build_index: bool = setting(True, "have an HNSW index after the run")
+    storage: str | None = setting(
+        None, "halfvec (16 bits a number) or vector (32 bits) for a new model's table; else halfvec, or as it is"
+    )
 
     def __post_init__(self) -> None:
         _check(self, decode_threads=1, max_remove_rate=0)
+        if self.storage is not None and self.storage not in STORAGES:
+            raise ConfigError(f"--storage is {self.storage!r}, expected {' or '.join(STORAGES)}")
         if self.max_remove_rate > 1:
             raise ConfigError(f"--max-remove-rate is {self.max_remove_rate!r}, expected 0 to 1")
 

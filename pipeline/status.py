@@ -46,6 +46,7 @@ def read_status(url: str, *, runs: int = 5) -> Status:
         models = tuple(
             ModelStatus(model=model, coverage=count_coverage(connection, model), index=find_index(connection, model))
             for model in list_models(connection)
+            if not model.is_retired
         )
         return Status(
             products=count_products(connection),
@@ -71,13 +72,3 @@ def read_models(url: str) -> list[StoredModel]:
 
     with open_current(url) as session:
         return list_models(session.connection())
-
-
-def switch_model(url: str, name: str) -> None:
-    """Make a model the active one. Raises ModelError when it is unknown or not ready."""
-    from pipeline.store.migrate import open_current
-    from pipeline.store.models import activate_model
-
-    with open_current(url) as session:
-        # run tries again when readers hold the view for longer than the lock timeout
-        session.run(lambda connection: activate_model(connection, name))

@@ -1,4 +1,4 @@
-"""catvec status, failures, models."""
+"""catvec status, failures."""
 
 from __future__ import annotations
 
@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 
     from pipeline.status import ModelStatus, Status
     from pipeline.store.failures import StoredFailure
-    from pipeline.store.models import StoredModel
-
-models_app = typer.Typer(help="Models in the database: list them, switch between them.", no_args_is_help=False)
 
 
 def status(json: Json = False, db: Database = None, home: Home = None) -> None:
@@ -91,40 +88,3 @@ def _print_failures(found: Sequence[StoredFailure]) -> None:
         (entry.product_id, entry.code, entry.stage, entry.attempts, entry.url[:80], entry.detail) for entry in found
     ]
     print_table(("product", "code", "stage", "tries", "image", "why"), rows, right=(3,), spare=(2, 3))
-
-
-@models_app.callback(invoke_without_command=True)
-def models(context: typer.Context, json: Json = False, db: Database = None, home: Home = None) -> None:
-    """List the models in the database."""
-    from pipeline.status import read_models
-
-    if context.invoked_subcommand is not None:
-        return
-    with open_database(db, home) as url:
-        found = read_models(url)
-    if json:
-        print_json({"models": found})
-    elif not found:
-        say("no model yet; begin with: catvec run CATALOG")
-    else:
-        _print_model_list(found)
-
-
-def _print_model_list(found: Sequence[StoredModel]) -> None:
-    rows = [
-        (model.name, model.state, model.dims, model.has_text, model.source, model.revision[:19], model.activated_at)
-        for model in found
-    ]
-    print_table(("model", "state", "dims", "text", "source", "revision", "active since"), rows, right=(2,))
-
-
-@models_app.command()
-def activate(
-    name: Annotated[str, typer.Argument(help="name of the model")], db: Database = None, home: Home = None
-) -> None:
-    """Let apps read another model from now on."""
-    from pipeline.status import switch_model
-
-    with open_database(db, home) as url:
-        switch_model(url, name)
-    say(f"model {name} is active; apps read it from now on")

@@ -134,7 +134,7 @@ def _examine_content(connection: Connection) -> list[Finding]:
     signs: list[RunSign] = []
 
     def check_active(connection: Connection) -> Verdict:
-        models.extend(list_models(connection))
+        models.extend(model for model in list_models(connection) if not model.is_retired)
         return content.check_active(models)
 
     def check_runs(connection: Connection) -> Verdict:

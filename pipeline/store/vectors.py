@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import psycopg
-from pgvector import HalfVector
+from pgvector import HalfVector, Vector
 from psycopg import sql
 
 from pipeline.records import Failure, Outcomes
@@ -123,11 +123,12 @@ def _commit(session: Session, model: StoredModel, run_id: int, outcomes: Outcome
 def _write(connection: Connection, model: StoredModel, run_id: int, outcomes: Outcomes, token: uuid.UUID) -> None:
     contents = [(embedding.content, embedding.width, embedding.height) for embedding in outcomes.embedded]
     contents += [(content, None, None) for content in outcomes.reused]  # type: ignore[misc]
+    as_stored = Vector if model.storage == "vector" else HalfVector
     with connection.pipeline(), connection.cursor() as cursor:
         if outcomes.embedded:
             cursor.executemany(
                 sql.SQL(INSERT_VECTORS).format(table=sql.Identifier(model.table)),
-                [(row.content.sha256, HalfVector(row.vector), run_id) for row in outcomes.embedded],
+                [(row.content.sha256, as_stored(row.vector), run_id) for row in outcomes.embedded],
             )
         if contents:
             columns = zip(
