@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigError, DecodeError, ModelError
@@ -10,33 +11,38 @@ from pipeline.settings import DecodeSettings, ModelSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
     from pipeline.models.encoder import Encoder
     from pipeline.records import Hit
+    from pipeline.store.models import StoredModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Query:
-    """What every question shares. `model` is a name in the database, None the active one; `weights` is where that
-    model is found now, None where it was last.
+class EncoderChoice:
+    """The stored model that encodes, and how. `model` is its name in the database, None the active one; `weights` is
+    where it is found now, None where it was last.
     """
 
-    k: int = 10
-    conditions: Mapping[str, Any] = field(default_factory=dict)
     model: str | None = None
     weights: str | None = None
     device: str = "auto"
     precision: str = "auto"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query(EncoderChoice):
+    """What every question shares: the model that it is put to, how many products are wanted, and which."""
+
+    k: int = 10
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+
+
 def search_text(url: str, text: str, query: Query) -> list[Hit]:
     """The products that look like the text says. Raises CatvecError."""
-    if not text.strip():
-        raise ConfigError("the text to search for is empty")
+    check_words(text, "the text to search for")
     return _search(url, query, lambda encoder: encoder.encode_texts([text])[0], needs_text=True)
 
 
@@ -71,13 +77,53 @@ def similar(url: str, product_id: str, query: Query) -> list[Hit]:
         )
 
 
+def check_words(words: str, what: str) -> None:
+    """Raise ConfigError for words without a character, or with bytes that are no UTF-8, which neither tokenizers
+    nor databases take.
+    """
+    if not words.strip():
+        raise ConfigError(f"{what} is empty")
+    try:
+        words.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{what} is not UTF-8: {words!r}", hint="set the terminal or the file to UTF-8") from error
+
+
+def load_stored_encoder(stored: StoredModel, choice: EncoderChoice) -> Encoder:
+    """The encoder of a stored model, checked to be the very one that its vectors come from (law 6).
+
+    Raises ModelError.
+    """
+    from pipeline.models.encoder import load_encoder
+    from pipeline.models.preprocess import fingerprint
+    from pipeline.store.models import check_same
+
+    if choice.weights is None and stored.source == "folder" and not Path(stored.location).is_dir():
+        raise ModelError(
+            f"the weights of model {stored.name!r} are no longer in {stored.location!r}",
+            hint="say where they are now with --weights FOLDER",
+        )
+    settings = ModelSettings(
+        model=choice.weights or stored.location,
+        model_name=stored.name,
+        device=choice.device,
+        precision=choice.precision,
+    )
+    encoder = load_encoder(settings, registered_revision=stored.revision)
+    try:
+        check_same(stored, encoder.spec, fingerprint(encoder.spec.preprocess))
+    except ModelError as error:
+        raise ModelError(
+            error.message, hint="name the folder of the very weights that made its vectors with --weights"
+        ) from error
+    return encoder
+
+
 def _search(
     url: str, query: Query, embed: Callable[[Encoder], NDArray[np.float32]], *, needs_text: bool
 ) -> list[Hit]:
-    from pipeline.models.encoder import load_encoder
-    from pipeline.models.preprocess import fingerprint
     from pipeline.store.migrate import open_current
-    from pipeline.store.models import check_same, choose_model
+    from pipeline.store.models import choose_model
     from pipeline.store.search import search_by_vector
 
     with open_current(url) as session:
@@ -87,15 +133,7 @@ def _search(
                 f"model {stored.name!r} has no text side, so it cannot search by words",
                 hint="search with --image FILE, or run the catalog through a model of images and text",
             )
-        settings = ModelSettings(
-            model=query.weights or stored.location,
-            model_name=stored.name,
-            device=query.device,
-            precision=query.precision,
-        )
-        encoder = load_encoder(settings, registered_revision=stored.revision)
-        check_same(stored, encoder.spec, fingerprint(encoder.spec.preprocess))
-        vector = embed(encoder)
+        vector = embed(load_stored_encoder(stored, query))
         return search_by_vector(
             session.connection(), vector, k=query.k, conditions=query.conditions, model=stored.name
         )

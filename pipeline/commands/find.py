@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.commands.options import Conditions, Count, Database, Home, Json, ModelName, open_database
+from pipeline.commands.options import (
+    Conditions,
+    Count,
+    Database,
+    Device,
+    Home,
+    Json,
+    ModelName,
+    Precision,
+    Weights,
+    open_database,
+)
 from pipeline.commands.terminal import parse_filter, print_json, print_table, say
 from pipeline.errors import ConfigError
 
@@ -16,13 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pipeline.records import Hit
-
-Weights = Annotated[
-    str | None,
-    typer.Option("--weights", help="where the model's weights are now, when they are no longer where run found them"),
-]
-Device = Annotated[str, typer.Option("--device", envvar="CATVEC_DEVICE", help="auto, cuda, cuda:N, mps or cpu")]
-Precision = Annotated[str, typer.Option("--precision", envvar="CATVEC_PRECISION", help="auto, fp32, bf16 or fp16")]
 
 
 def search(

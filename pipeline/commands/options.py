@@ -54,6 +54,12 @@ ModelName = Annotated[
         "--model", envvar="CATVEC_SEARCH_MODEL", help="name of a model in the database; else the active one"
     ),
 ]
+Weights = Annotated[
+    str | None,
+    typer.Option("--weights", help="where the model's weights are now, when they are no longer where run found them"),
+]
+Device = Annotated[str, typer.Option("--device", envvar="CATVEC_DEVICE", help="auto, cuda, cuda:N, mps or cpu")]
+Precision = Annotated[str, typer.Option("--precision", envvar="CATVEC_PRECISION", help="auto, fp32, bf16 or fp16")]
 
 
 @contextmanager

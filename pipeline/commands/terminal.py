@@ -111,9 +111,11 @@ def parse_filter(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError(f"--filter {text!r} is no JSON object", hint=example)
     try:
-        is_storable = "\\u0000" not in json.dumps(value, allow_nan=False)
-    except ValueError:  # NaN, or a number beyond every float
+        is_storable = b"\\u0000" not in json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except ValueError:  # NaN, a number beyond every float, or a surrogate without its other half
         is_storable = False
     if not is_storable:
-        raise ConfigError(f"--filter {text!r} holds what JSON in Postgres cannot: NaN, infinity or a NUL character")
+        raise ConfigError(
+            f"--filter {text!r} holds what JSON in Postgres cannot: NaN, infinity, NUL or half a character"
+        )
     return value

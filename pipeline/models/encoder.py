@@ -98,16 +98,10 @@ class Encoder:
         """
         import torch
 
-        if not self.spec.has_text:
-            raise ModelError(
-                f"model {self.spec.name!r} has no text side",
-                hint="search by image, or use a model with image and text features and its tokenizer files",
-            )
-        if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self._folder, self._model)
+        tokenizer = self._load_tokenizer()
         vectors = [np.empty((0, self.spec.dims), dtype=np.float32)]
         for start in range(0, len(texts), self.batch_size):
-            tokens = self._tokenizer.tokenize(texts[start : start + self.batch_size])
+            tokens = tokenizer.tokenize(texts[start : start + self.batch_size])
             with torch.inference_mode():
                 on_device = {name: tensor.to(self.device) for name, tensor in tokens.items()}
                 vectors.append(unit_rows(_features(self._model.get_text_features(**on_device))))
@@ -117,6 +111,25 @@ class Encoder:
                     f"and images {self.spec.dims}, expected one space for both"
                 )
         return np.concatenate(vectors)
+
+    def tokens_kept(self, text: str) -> int | None:
+        """How many tokens of a text too long are read; None when it is read whole.
+
+        Raises:
+            ModelError: as in `encode_texts`.
+        """
+        tokenizer = self._load_tokenizer()
+        return None if tokenizer.fits(text) else tokenizer.max_length
+
+    def _load_tokenizer(self) -> Tokenizer:
+        if not self.spec.has_text:
+            raise ModelError(
+                f"model {self.spec.name!r} has no text side",
+                hint="search by image, or use a model with image and text features and its tokenizer files",
+            )
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self._folder, self._model)
+        return self._tokenizer
 
     def _encode_halves(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         import torch

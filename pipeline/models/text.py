@@ -25,16 +25,23 @@ class Tokenizer:
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Any]:
         """Tensors by name (`input_ids`, `attention_mask` …), int64 [N, tokens]; longer texts are cut."""
-        given = [text.lower() for text in texts] if self.is_siglip else list(texts)
         with quiet():
             tokens = self.tokenizer(
-                given,
+                [self._prepared(text) for text in texts],
                 padding="max_length" if self.is_siglip else True,
                 truncation=True,
                 max_length=self.max_length,
                 return_tensors="pt",
             )
         return {"input_ids": tokens["input_ids"]} if self.is_siglip else dict(tokens)
+
+    def fits(self, text: str) -> bool:
+        """Whether `tokenize` leaves the text whole."""
+        with quiet():
+            return len(self.tokenizer(self._prepared(text))["input_ids"]) <= self.max_length
+
+    def _prepared(self, text: str) -> str:
+        return text.lower() if self.is_siglip else text
 
 
 def load_tokenizer(folder: Path, model: Any) -> Tokenizer:
