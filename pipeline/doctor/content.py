@@ -25,8 +25,9 @@ DEAD_SHARE = 0.2
 """dead rows still take places among an HNSW search's candidates; autovacuum comes at a twentieth"""
 DEAD_ROWS = 1_000
 
-OPERATORS = ("hnsw", "halfvec_cosine_ops")
-REBUILD = "run catvec run with this model to its end: it builds the index anew"
+OPERATORS = {"hnsw": ("hnsw", "halfvec_cosine_ops"), "binary": ("hnsw", "bit_hamming_ops")}
+"""by the kind of index that the functions ask for"""
+REBUILD = "catvec index build {}"
 
 
 def check_active(models: Sequence[StoredModel]) -> Verdict:
@@ -99,12 +100,14 @@ def check_index(connection: Connection, model: StoredModel) -> Verdict:
         return ok(f"{state.name} is being built")
     if not state.is_valid:
         return problem(
-            f"{state.name} is what a broken off build left: every write pays for it, no search uses it", REBUILD
+            f"{state.name} is what a broken off build left: every write pays for it, no search uses it",
+            REBUILD.format(model.name),
         )
-    if (kind.method, kind.operators) != OPERATORS:
+    expected = OPERATORS[model.index_kind]
+    if (kind.method, kind.operators) != expected:
         return problem(
-            f"{state.name} is {kind.method} with {kind.operators}, expected {' with '.join(OPERATORS)}",
-            f"DROP INDEX catvec_store.{state.name}; then {REBUILD}",
+            f"{state.name} is {kind.method} with {kind.operators}, expected {' with '.join(expected)}",
+            f"catvec index rebuild {model.name}",
         )
     return ok(f"{state.name}, {state.size_bytes / 2**20:,.1f} MB")
 
@@ -113,27 +116,35 @@ def _judge_no_index(model: StoredModel, vectors: int) -> Verdict:
     if model.state == "loading":
         return ok("none yet; it is built when the first load is done")
     if vectors > EXACT_ROWS:
-        return problem(f"none, for more than {EXACT_ROWS:,} vectors: every search reads them all", REBUILD)
+        return problem(
+            f"none, for more than {EXACT_ROWS:,} vectors: every search reads them all", REBUILD.format(model.name)
+        )
     if not vectors:
         return ok("none, for no vector")
-    return warning(f"none; {vectors:,} vectors are searched exactly, which is quick up to {EXACT_ROWS:,}", REBUILD)
+    return warning(
+        f"none; {vectors:,} vectors are searched exactly, which is quick up to {EXACT_ROWS:,}",
+        REBUILD.format(model.name),
+    )
 
 
 def check_use(connection: Connection, model: StoredModel, *, vector_schema: str) -> Verdict:
     """Whether plain SQL of other apps gets the index."""
-    from pipeline.store.health import count_vectors, plans_index
+    from pipeline.store.health import count_vectors, explain_plain_search
     from pipeline.store.index import find_index
 
     if count_vectors(connection, model, at_most=EXACT_ROWS + 1) <= EXACT_ROWS:
         return ok(f"not needed up to {EXACT_ROWS:,} vectors: an exact search is right")
     if not find_index(connection, model).is_valid:
         return skipped("there is no valid index to use")
-    if plans_index(connection, model, vector_schema=vector_schema):
-        return ok("ORDER BY embedding <=> … LIMIT 10 on catvec.image_embeddings reads the index")
-    return warning(
-        "ORDER BY embedding <=> … LIMIT 10 on catvec.image_embeddings reads the whole table",
-        f"ANALYZE catvec_store.images, catvec_store.{model.table}; and look whether enable_indexscan is off",
-    )
+    query = "ORDER BY embedding <=> … LIMIT 10 on catvec.image_embeddings"
+    found = explain_plain_search(connection, vector_schema=vector_schema)
+    if found.verdict == "index":
+        return ok(f"{query} reads the index")
+    reason = next(iter(found.reasons), None)
+    if reason is not None and reason.key == "binary_index":
+        return ok("for the functions only: a binary index answers no plain query")
+    why = f": {reason.why}" if reason else ""
+    return warning(f"{query} {found.summary}{why}", (reason and reason.cure) or "see: catvec explain")
 
 
 def check_index_memory(connection: Connection, models: Sequence[StoredModel]) -> Verdict:
@@ -218,10 +229,11 @@ def check_statistics(connection: Connection, models: Sequence[StoredModel]) -> V
 
 def _judge_dead(table: TableStatistics) -> Verdict:
     share = table.dead / (table.live + table.dead)
-    reindex = (
-        f"REINDEX INDEX CONCURRENTLY catvec_store.{table.table}_hnsw; " if table.table.startswith("emb_") else ""
-    )
+    if table.table.startswith("emb_"):
+        cure = f"catvec index rebuild {table.table.removeprefix('emb_')}"
+    else:
+        cure = f"VACUUM (ANALYZE) catvec_store.{table.table}"
     return warning(
         f"{table.table} is {share:.0%} dead rows: searches are slower and less complete",
-        f"{reindex}VACUUM (ANALYZE) catvec_store.{table.table}; and look why autovacuum does not come",
+        f"{cure}; and look why autovacuum does not come",
     )

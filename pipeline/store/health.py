@@ -19,6 +19,7 @@ from psycopg.rows import class_row
 
 from pipeline.errors import StoreError
 from pipeline.store.connect import connect, translate
+from pipeline.store.explain.sql import explain_sql
 from pipeline.store.index import index_name
 from pipeline.store.runs import LOCK_KEY
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pipeline.store.connect import Connection
+    from pipeline.store.explain.evidence import Explanation
     from pipeline.store.models import StoredModel
 
 ANSWER_S = 5
@@ -38,13 +40,13 @@ SERVER = """
 SELECT current_setting('server_version') AS version, current_setting('server_version_num')::integer AS number,
        pg_is_in_recovery() AS is_replica, current_setting('server_encoding') AS encoding,
        current_setting('dynamic_shared_memory_type') AS shared_memory,
-       pg_size_bytes(current_setting('shared_buffers')) AS shared_buffers, pg_backend_pid() AS pid
+       pg_size_bytes(current_setting('shared_buffers')) AS shared_buffers
 """
 
 OFFERED_VECTOR = "SELECT default_version FROM pg_available_extensions WHERE name = 'vector'"
 IS_ON_PATH = "SELECT %s = ANY (current_schemas(true))"
 
-# a writer needs no DELETE on products and images: catvec marks them as gone
+# what `catvec db grant --writer` gives, as far as a run needs it
 RIGHTS = """
 SELECT current_user::text AS "user",
        (SELECT nspowner::regrole::text FROM pg_namespace WHERE nspname = 'catvec_store') AS owner,
@@ -54,20 +56,30 @@ SELECT current_user::text AS "user",
          WHERE c.relnamespace = to_regnamespace('catvec_store')
            AND c.relkind = 'r') AS owns_tables,
        (SELECT bool_and(has_table_privilege(c.oid, 'SELECT')
-                        AND has_table_privilege(c.oid, 'INSERT')
-                        AND (c.relname NOT IN ('products', 'images', 'runs', 'failures')
-                             OR has_table_privilege(c.oid, 'UPDATE')))
+                        AND (has_table_privilege(c.oid, 'INSERT')
+                             OR NOT (c.relname IN ('products', 'images', 'runs', 'failures', 'bad_rows')
+                                     OR starts_with(c.relname, 'emb_')))
+                        AND (has_table_privilege(c.oid, 'UPDATE')
+                             OR c.relname NOT IN ('products', 'images', 'runs', 'failures'))
+                        AND (has_table_privilege(c.oid, 'DELETE') OR c.relname NOT IN ('failures', 'bad_rows')))
           FROM pg_class c
          WHERE c.relnamespace = to_regnamespace('catvec_store')
-           AND c.relkind = 'r'
-           AND c.relname <> 'alembic_version') AS may_write,
+           AND c.relkind = 'r')
+       AND NOT EXISTS (SELECT
+                         FROM pg_proc p
+                        WHERE p.pronamespace = to_regnamespace('catvec_store')
+                          AND p.proname = 'mark_ready'
+                          AND NOT has_function_privilege(p.oid, 'EXECUTE')) AS may_write,
        has_database_privilege(current_database(), 'CREATE') AS may_create,
        has_database_privilege(current_database(), 'TEMPORARY') AS may_stage
 """
 
 INDEX = """
 SELECT am.amname AS method, o.opcname AS operators,
-       EXISTS (SELECT FROM pg_stat_progress_create_index p WHERE p.index_relid = x.indexrelid) AS is_being_built
+       EXISTS (SELECT
+                 FROM pg_stat_progress_create_index p
+                WHERE p.index_relid = x.indexrelid
+                  AND p.datname = current_database()) AS is_being_built
   FROM pg_index x
   JOIN pg_class c ON c.oid = x.indexrelid
   JOIN pg_am am ON am.oid = c.relam
@@ -109,11 +121,10 @@ SELECT s.relname AS table, s.n_live_tup AS live, s.n_dead_tup AS dead,
 """
 
 # what a plain reader sends; the operator is named in full because its schema need not be on the search path
-PLAN = """
-EXPLAIN
+NEAREST = """
 SELECT product_id
   FROM catvec.image_embeddings
- ORDER BY embedding OPERATOR({schema}.<=>) (SELECT embedding FROM catvec_store.{table} LIMIT 1)
+ ORDER BY embedding OPERATOR({schema}.<=>) (SELECT embedding FROM catvec.image_embeddings LIMIT 1)
  LIMIT 10
 """
 
@@ -143,7 +154,7 @@ SELECT p.gid
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """`shared_memory` is how parallel workers share it: posix means /dev/shm. `pid` is the server's own."""
+    """`shared_memory` is how parallel workers share it: posix means /dev/shm."""
 
     version: str
     number: int
@@ -151,7 +162,6 @@ class Server:
     encoding: str
     shared_memory: str
     shared_buffers: int
-    pid: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,11 +265,6 @@ def see_server(connection: Connection) -> Server:
         return cursor.execute(SERVER).fetchone() or _nothing()
 
 
-def is_pooled(connection: Connection, server: Server) -> bool:
-    """Whether a pooler such as PgBouncer stands between: it makes up the process number that clients get."""
-    return connection.info.backend_pid != server.pid
-
-
 def measure_round_trip(connection: Connection, *, tries: int = 5) -> float:
     """Seconds from a question to its answer, the median of some tries."""
     seconds = []
@@ -326,11 +331,10 @@ def see_tables(connection: Connection, models: Sequence[StoredModel]) -> list[Ta
         return cursor.execute(TABLES, (names,)).fetchall()
 
 
-def plans_index(connection: Connection, model: StoredModel, *, vector_schema: str) -> bool:
-    """Whether a plain ORDER BY … LIMIT on the public view reads the active model's HNSW index."""
-    query = sql.SQL(PLAN).format(schema=sql.Identifier(vector_schema), table=sql.Identifier(model.table))
-    lines = [row[0] for row in connection.execute(query).fetchall()]
-    return any(f"using {index_name(model)} " in line for line in lines)
+def explain_plain_search(connection: Connection, *, vector_schema: str) -> Explanation:
+    """Whether a plain ORDER BY … LIMIT on the public view reads the active model's index, and why not."""
+    schema = sql.Identifier(vector_schema).as_string(connection)
+    return explain_sql(connection, NEAREST.format(schema=schema))
 
 
 def see_transactions(connection: Connection) -> Transactions:
