@@ -9,7 +9,7 @@
 .PHONY: help setup demo test test-fast bench lint format wheel constraints clean
 
 BIN := .venv/bin
-EXTRAS := dev,parquet,siglip
+EXTRAS := dev,parquet,siglip,charts
 CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
@@ -90,6 +90,9 @@ bench: setup ## the benchmarks (minutes): make bench PHOTOS=path/to/catalog.csv;
 	@$(BIN)/python -m benchmarks.parity "$(PHOTOS)" --model build/clip-b32-random
 	@$(BIN)/python -m benchmarks.end_to_end "$(PHOTOS)" --model build/clip-b32-random
 	@$(BIN)/python -m benchmarks.real_catalog "$(PHOTOS)" --model build/clip-b32-random
+	@$(BIN)/python -m benchmarks.contract "$(PHOTOS)" --model build/clip-b32-random
+	@$(BIN)/python -m benchmarks.similar
+	@$(BIN)/python -m benchmarks.switch
 	@$(BIN)/python -m benchmarks.report
 
 lint: setup ## ruff (rules and format) and mypy (strict)

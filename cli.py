@@ -19,8 +19,13 @@ from pipeline.commands.config import FILE_NAME, read_config
 from pipeline.commands.database import db_app
 from pipeline.commands.demo import demo
 from pipeline.commands.doctor import doctor
+from pipeline.commands.explain import explain
 from pipeline.commands.find import search, similar
-from pipeline.commands.look import failures, models_app, status
+from pipeline.commands.index import index_app
+from pipeline.commands.look import failures, status
+from pipeline.commands.models import models_app
+from pipeline.commands.neighbours import neighbours_app
+from pipeline.commands.queries import embed_text, queries_app
 from pipeline.commands.run import run
 from pipeline.commands.terminal import print_data, say
 from pipeline.errors import CatvecError, ConfigError, LockedError
@@ -40,11 +45,16 @@ app = typer.Typer(
 app.command()(run)
 app.command()(search)
 app.command()(similar)
+app.command()(embed_text)
+app.add_typer(queries_app, name="queries")
 app.command()(status)
 app.command()(failures)
 app.add_typer(models_app, name="models")
+app.add_typer(index_app, name="index")
+app.add_typer(neighbours_app, name="neighbours")
 app.add_typer(db_app, name="db")
 app.command()(doctor)
+app.command()(explain)
 app.command()(demo)
 
 

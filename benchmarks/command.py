@@ -73,8 +73,9 @@ def run_process(
     folder: Path,
     environment: Mapping[str, str],
     watch: Callable[[subprocess.Popen[bytes]], None] | None = None,
+    code: int = 0,
 ) -> Outcome:
-    """Any program, as `run_catvec`."""
+    """Any program, as `run_catvec`; it is to end with `code`."""
     shown = shlex.join([Path(command[0]).name, *command[1:]])
     # nobody's own CATVEC_… settings; offline, so that no look at the Hub is part of a time
     clean = {name: value for name, value in os.environ.items() if not name.startswith("CATVEC_")}
@@ -87,11 +88,11 @@ def run_process(
         ) as ran:
             if watch is not None:
                 watch(ran)
-            code = ran.wait()
+            ended = ran.wait()
         seconds = time.perf_counter() - started
         out.seek(0)
         err.seek(0)
         outcome = Outcome(command=shown, out=out.read().decode(), err=err.read().decode(), seconds=seconds)
-    if code != 0:
-        raise SystemExit(f"$ {shown}\n{outcome.err}{outcome.out}exit code {code}")
+    if ended != code:
+        raise SystemExit(f"$ {shown}\n{outcome.err}{outcome.out}exit code {ended}")
     return outcome

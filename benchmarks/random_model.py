@@ -51,13 +51,13 @@ def save_tiny_clip(folder: Path, *, seed: int = 0, dims: int = 32, image_size: i
     return folder
 
 
-def save_clip_b32(folder: Path, *, seed: int = 0) -> Path:
-    """A CLIP of exactly the size of openai/clip-vit-base-patch32 (151 million weights, 605 MB)."""
+def save_clip_b32(folder: Path, *, seed: int = 0, dims: int = 512) -> Path:
+    """A CLIP of the size of openai/clip-vit-base-patch32 (151 million weights, 605 MB), exactly so with 512 dims."""
     from transformers import CLIPConfig, CLIPModel
 
     with _seeded(seed):
         tokenizer = clip_tokenizer()
-        config = CLIPConfig(projection_dim=512)
+        config = CLIPConfig(projection_dim=dims)
         config.text_config.bos_token_id = tokenizer.bos_token_id
         config.text_config.eos_token_id = tokenizer.eos_token_id
         model = CLIPModel(config).eval()

@@ -121,12 +121,71 @@ def write_real_catalog(result: Result) -> Iterator[str]:
     yield "The commands and what they printed are in `results/real_catalog.txt`."
 
 
+def write_switch(result: Result) -> Iterator[str]:
+    models = " and ".join(f"{model['vectors']:,} × {model['dims']}" for model in result["models"].values())
+    yield (
+        f"{result['connections']} connections on two models of {models} vectors, each with a pause of "
+        f"{result['mean_pause_ms']:g} ms on average between two reads; reads in ms."
+    )
+    yield ""
+    yield from table("", "cores busy", "reads", "median", "p99", "slowest", "switches, seconds each")
+    for name, phase in result["phases"].items():
+        reads, switches = phase["reads"], phase["switch_s"]
+        took = f"{switches['repeats']}: {spread(switches, 2)}" if switches else "–"
+        numbers = f"{reads['median_ms']:,.1f} | {reads['p99_ms']:,.1f} | {reads['slowest_ms']:,.0f}"
+        yield f"| {name} | {phase['busy_share_of_cores']:.0%} | {reads['count']:,} | {numbers} | {took} |"
+    yield ""
+    yield (
+        f"{result['errors']} errors in {result['reads_in_all']:,} reads (asked: none, and no read slower than "
+        f"{result['slowest_read_asked_s']:g} s). The long transaction keeps the view for {result['held_s']:g} s at "
+        "each switch, which waits for it; readers wait for the switch 0.3 s at most."
+    )
+
+
+def write_similar(result: Result) -> Iterator[str]:
+    build, binary = result["build"], result["binary"]
+    yield (
+        f"{result['vectors']:,} vectors of {result['dimensions']} dimensions, mean cosine {result['mean_cosine']}, "
+        f"the {result['k']} nearest, {result['queries']} products asked; "
+        f"PostgreSQL {result['database']['postgresql']}, pgvector {result['database']['pgvector']}. "
+        "`similar_products` beside the same by hand: a plain `ORDER BY … LIMIT` on the view with a `WHERE`."
+    )
+    yield ""
+    yield from table(
+        "filter", "products kept", "recall", "short answers", "median ms (p95)", "by hand: recall", "short", "ms"
+    )
+    for line in result["hnsw"]:
+        ours, hand = line["function"], line["by_hand"]
+        yield (
+            f"| {line['filter']} | {line['kept']:.2%} | {ours['recall']:.3f} | {ours['short_answers']} | "
+            f"{ours['median_ms']:.1f} ({ours['p95_ms']:.1f}) | {hand['recall']:.3f} | {hand['short_answers']} | "
+            f"{hand['median_ms']:.1f} |"
+        )
+    for line in binary["answers"]:
+        yield (
+            f"| binary index, {line['filter']} | {line['kept']:.2%} | {line['recall']:.3f} | "
+            f"{line['short_answers']} | {line['median_ms']:.1f} ({line['p95_ms']:.1f}) | | | |"
+        )
+    yield ""
+    yield (
+        f"Index (m {build['m']}, ef_construction {build['ef_construction']}, {build['size_mb']} MB; binary "
+        f"{binary['size_mb']} MB): built in {spread(build['catvec_seconds'])} s, under default settings "
+        f"({build['default_is']}) in {spread(build['default_seconds'])} s, {build['ratio']} times as long."
+    )
+    yield ""
+    yield from table("", "asked", "reached")
+    for name, asked in result["asked"].items():
+        yield f"| {name} | {asked:g} | {result['reached'][name]:g} |"
+
+
 SECTIONS: dict[str, Callable[[Result], Iterator[str]]] = {
+    "similar": write_similar,
     "end_to_end": write_end_to_end,
     "real_catalog": write_real_catalog,
     "startup": write_startup,
     "encode": write_encode,
     "parity": write_parity,
+    "switch": write_switch,
 }
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -41,6 +41,7 @@ class _Job:
     encoder: Encoder
     model: StoredModel
     run_id: int
+    url: str = field(repr=False)  # may hold a password
     writer: Session
     feeder: Session
     lookup: Session
@@ -73,6 +74,7 @@ def ingest(
             encoder=encoder,
             model=model,
             run_id=run_id,
+            url=url,
             writer=writer,
             feeder=feeder,
             lookup=lookup,
@@ -108,7 +110,9 @@ def _register(settings: RunSettings, encoder: Encoder, connection: Connection) -
     wanted = settings.model.model
     location = wanted if hub_id(wanted) else str(Path(wanted).expanduser().resolve())
     spec = encoder.spec
-    model = register_model(connection, spec, fingerprint(spec.preprocess), location=location)
+    model = register_model(
+        connection, spec, fingerprint(spec.preprocess), location=location, storage=settings.storage
+    )
     return model, begin_run(connection, model, settings.catalog_name)
 
 
@@ -201,25 +205,73 @@ def _usable_cores() -> int:
 
 def _complete(job: _Job) -> None:
     """Everything was tried: have an index, and let the first model be the active one."""
-    from pipeline.store.index import build_index, refresh_statistics
-    from pipeline.store.models import activate_model, has_vectors, list_models, mark_ready
+    from pipeline.store.index import refresh_statistics
+    from pipeline.store.roles import is_owner
 
     counters = job.progress.snapshot()
     if counters.embedded or counters.reused:
         job.writer.run(lambda connection: refresh_statistics(connection, job.model))
+    owns = job.writer.run(is_owner)
     if job.settings.build_index:
+        _have_index(job, owns=owns)
+    if job.model.has_text:
+        _encode_queries(job)
+    job.writer.run(partial(_open_up, job.model, owns))
+
+
+def _have_index(job: _Job, *, owns: bool) -> None:
+    from pipeline.store.build import watched
+    from pipeline.store.index import build_index, find_index
+    from pipeline.store.models import has_vectors
+
+    connection = job.writer.connection()
+    if not has_vectors(connection, job.model):
+        return  # an index on nothing would only make the first load slow
+    if owns:
         job.progress.begin("building the index")
-        with job.progress.stage("index"):
-            build_index(job.writer.connection(), job.model)
+        with job.progress.stage("index"), watched(job.url, job.model, job.progress):
+            build_index(connection, job.model, job.progress)
+    elif not find_index(connection, job.model).is_valid:
+        logger.warning(
+            "model %s has no index, so searches read every vector; user %r may not build it: the owner of catvec's "
+            "tables runs once: catvec index build",
+            job.model.name,
+            connection.info.user,
+        )
 
-    def open_up(connection: Connection) -> None:
-        if not has_vectors(connection, job.model):
-            return  # nothing to search in: apps keep what they have
-        mark_ready(connection, job.model)
-        if not any(model.is_active for model in list_models(connection)):
-            activate_model(connection, job.model.name)
 
-    job.writer.run(open_up)
+def _open_up(model: StoredModel, owns: bool, connection: Connection) -> None:
+    """Let the model be activated, and do so when apps read none yet."""
+    from pipeline.store.models import activate_model, has_vectors, list_models, mark_ready
+
+    if not has_vectors(connection, model):
+        return  # nothing to search in: apps keep what they have
+    mark_ready(connection, model)
+    if any(other.is_active for other in list_models(connection)):
+        return
+    if owns:
+        activate_model(connection, model.name)
+    else:
+        logger.warning(
+            "apps read no model yet; the owner of catvec's tables runs: catvec models activate %s", model.name
+        )
+
+
+def _encode_queries(job: _Job) -> None:
+    """Let apps that search by stored texts lose nothing when they come to read this model."""
+    from pipeline.queries import encode_queries
+    from pipeline.store.queries import find_missing
+
+    try:
+        missing = job.writer.run(lambda connection: find_missing(connection, job.model))
+        if missing:
+            job.progress.begin("encoding stored texts")
+            with job.progress.stage("texts"):
+                encode_queries(job.writer, missing, job.model, job.encoder)
+    except (CatvecError, RuntimeError) as error:  # RuntimeError: torch's, such as a device without memory left
+        logger.warning(
+            "stored texts are not encoded: %s; later: catvec queries refresh --model %s", error, job.model.name
+        )
 
 
 def _close_failed(job: _Job, error: BaseException) -> None:

@@ -14,8 +14,30 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Steps:
+    """How far a phase is that is not about images: rows of an index, queries of a measurement.
+
+    `total` 0 means not known. `waits_for` says what holds it up. `seconds` count since the first step.
+    """
+
+    done: int
+    total: int
+    unit: str
+    waits_for: str
+    seconds: float
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds to go, at the rate so far."""
+        return self.seconds * (self.total - self.done) / self.done if 0 < self.done <= self.total else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """The counters at one moment. `seconds` count from the beginning, `work_seconds` since the total is known."""
+    """The counters at one moment. `seconds` count from the beginning, `work_seconds` since the total is known.
+
+    `steps` are those of a phase that counts something else than images.
+    """
 
     phase: str
     total: int | None
@@ -27,6 +49,7 @@ class Snapshot:
     stage_seconds: Mapping[str, float]
     seconds: float
     work_seconds: float
+    steps: Steps | None = None
 
     @property
     def images_per_s(self) -> float:
@@ -52,12 +75,15 @@ class Progress:
     stage_seconds: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
     work_started: float | None = None
+    _steps: Steps | None = None
+    _steps_started: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def begin(self, phase: str, *, total: int | None = None) -> None:
         """Say what happens now: syncing, encoding, indexing …"""
         with self._lock:
             self.phase = phase
+            self._steps = None
             if total is not None:
                 self.total = total
                 self.work_started = time.monotonic()
@@ -67,6 +93,14 @@ class Progress:
             self.unchanged += unchanged
             self.reused += reused
             self.embedded += embedded
+
+    def step(self, done: int, total: int, *, unit: str, waits_for: str = "") -> None:
+        """Say how far the phase is in something else than images; the next `begin` ends it."""
+        with self._lock:
+            if self._steps is None or self._steps.done > done or not done:
+                self._steps_started = time.monotonic()
+            seconds = time.monotonic() - self._steps_started
+            self._steps = Steps(done=done, total=total, unit=unit, waits_for=waits_for, seconds=seconds)
 
     def fail(self, code: str, failures: int = 1) -> None:
         with self._lock:
@@ -95,4 +129,5 @@ class Progress:
                 stage_seconds={name: round(seconds, 3) for name, seconds in self.stage_seconds.items()},
                 seconds=time.monotonic() - self.started,
                 work_seconds=time.monotonic() - self.work_started if self.work_started else 0.0,
+                steps=self._steps,
             )

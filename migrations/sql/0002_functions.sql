@@ -106,6 +106,8 @@ DECLARE
   condition   text := catvec.filter_condition(filter);
   -- images to look at first: several of one product become one hit
   wanted      bigint := 4 * k + 20;
+  -- usable products among these that make the first k trusted: a binary index knows the order only roughly
+  enough      bigint := k * CASE chosen.index_kind WHEN 'binary' THEN 10 ELSE 1 END;
   -- a product costs 6 µs by its keys, an image from the index 15 µs, and with x products kept about 3 k n / x images
   -- are needed; both cost the same at the root of 9 k n
   few         bigint := ceil(sqrt(9.0 * k * greatest(chosen.vectors, 1000)));
@@ -181,12 +183,12 @@ BEGIN
       INTO found, products, hits
       USING query, exclude_product, min_similarity;
     PERFORM catvec.restore_index_settings(before);
-    EXIT WHEN products >= k OR (compare_all AND found < wanted);
+    EXIT WHEN products >= enough OR (compare_all AND (products >= k OR found < wanted));
     IF compare_all THEN
       wanted := 16 * wanted;
     ELSE
       -- twice as many as the share of products among these says
-      wanted := CASE products WHEN 0 THEN 16 * wanted ELSE ceil(2.0 * k * wanted / products) END;
+      wanted := CASE products WHEN 0 THEN 16 * wanted ELSE ceil(2.0 * enough * wanted / products) END;
       compare_all := wanted > most;
       IF compare_all THEN
         wanted := 4 * k + 20;

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from pipeline.commands.terminal import say
 
@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
+    from tqdm import tqdm
+
     from pipeline.engine.stop import Stop
-    from pipeline.progress import Progress, Snapshot
+    from pipeline.progress import Progress, Snapshot, Steps
 
 LOG_EVERY_S = 10.0
 BAR_EVERY_S = 0.2
@@ -86,6 +88,8 @@ def _show_lines(progress: Progress, ended: threading.Event) -> None:
 
 
 def _line(now: Snapshot) -> str:
+    if now.steps is not None:
+        return _steps_line(now.phase, now.steps)
     if now.total is None:
         return f"{now.phase} … {now.seconds:.0f} s"
     return (
@@ -94,20 +98,44 @@ def _line(now: Snapshot) -> str:
     )
 
 
+def _steps_line(phase: str, steps: Steps) -> str:
+    line = f"{phase}: {steps.done:,} of {steps.total:,} {steps.unit}"
+    if steps.waits_for:
+        return f"{line}, {steps.waits_for}"
+    return line if steps.left_s is None else f"{line}, about {steps.left_s:,.0f} s left"
+
+
 def _show_bar(progress: Progress, ended: threading.Event) -> None:
+    """One bar for the images, and one for each phase that counts something else."""
+    is_over, now = False, progress.snapshot()
+    while not is_over:
+        counts_images, phase = now.steps is None, now.phase
+        with _bar(now) as bar:
+            while not is_over and counts_images == (now.steps is None) and (counts_images or phase == now.phase):
+                _refresh(bar, now)
+                is_over = ended.wait(BAR_EVERY_S)
+                now = progress.snapshot()
+
+
+def _bar(now: Snapshot) -> tqdm[NoReturn]:
     from tqdm import tqdm
 
-    with tqdm(unit=" images", dynamic_ncols=True, smoothing=0.1, leave=False, file=sys.stderr) as bar:
-        is_over = False
-        while not is_over:
-            is_over = ended.wait(BAR_EVERY_S)
-            now = progress.snapshot()
-            bar.set_description_str(now.phase, refresh=False)
-            if now.total is not None and bar.total is None:
-                # what needed no work is not part of the rate
-                bar.initial = bar.n = now.unchanged
-                bar.total = now.total
-                bar.unpause()
-            bar.n = now.done
-            bar.set_postfix(failed=now.failed, reused=now.reused, refresh=False)
-            bar.refresh()
+    unit = "images" if now.steps is None else now.steps.unit
+    return tqdm(unit=f" {unit}", dynamic_ncols=True, smoothing=0.1, leave=False, file=sys.stderr)
+
+
+def _refresh(bar: tqdm[NoReturn], now: Snapshot) -> None:
+    steps = now.steps
+    if steps is not None:
+        bar.set_description_str(f"{now.phase}, {steps.waits_for}" if steps.waits_for else now.phase, refresh=False)
+        bar.total, bar.n = steps.total, steps.done
+    else:
+        bar.set_description_str(now.phase, refresh=False)
+        if now.total is not None and bar.total is None:
+            # what needed no work is not part of the rate
+            bar.initial = bar.n = now.unchanged
+            bar.total = now.total
+            bar.unpause()
+        bar.n = now.done
+        bar.set_postfix(failed=now.failed, reused=now.reused, refresh=False)
+    bar.refresh()

@@ -110,8 +110,10 @@ def _next_step(summary: RunSummary, *, active: str | None, place: str) -> str:
         return "stopped early; to go on, run the same command again"
     if not summary.unchanged + summary.reused + summary.embedded:
         return f"nothing could be embedded; see: catvec failures{place}"
+    switch = f"catvec models activate {summary.model}{place}"
+    if active is None:
+        return f"apps read no model yet; next, as the owner of catvec's tables: {switch}"
     if active != summary.model:
-        switch = f"catvec models activate {summary.model}{place}"
         return f"apps go on reading model {active}; next, to let them read {summary.model}: {switch}"
     return (
         f"next: catvec similar PRODUCT_ID{place}, or catvec search --image FILE{place}, or SQL: catvec db psql{place}"

@@ -11,6 +11,7 @@ import pytest
 import typer
 
 import cli
+from pipeline.store.neighbours import build_neighbours
 from tests.fixtures.store import product, unit
 
 if TYPE_CHECKING:
@@ -46,8 +47,9 @@ def test_there_are_examples_to_test() -> None:
     assert len(commands()) >= 15
 
 
-@pytest.mark.parametrize(("page", "text"), list(blocks("sql")))
-def test_every_statement_of_the_docs_answers(shop: Shop, page: str, text: str) -> None:
+@pytest.fixture
+def docs_shop(shop: Shop, database_url: str) -> Shop:
+    """What the examples of the docs speak of."""
     attrs = {"colour": "navy"}
     shop.sync(
         product("SKU-1", "1.jpg", category="dress", price=10, attrs=attrs),
@@ -57,11 +59,36 @@ def test_every_statement_of_the_docs_answers(shop: Shop, page: str, text: str) -
     model = shop.register()
     shop.embed(model, [unit(1, 0, 0, 0), unit(1, 1, 0, 0), unit(0, 1, 1, 0)])
     shop.activate(model)
+    build_neighbours(database_url, model, k=20)
+    shop.session.connection().execute(
+        "INSERT INTO catvec_store.queries (name, text) VALUES ('summer dresses', 'a light dress for summer');"
+        "INSERT INTO catvec_store.query_vectors (name, model_id, embedding)"
+        " SELECT 'summer dresses', model_id, '[1,0,0,0]'"
+        "  FROM catvec_store.models"
+    )
+    return shop
 
+
+@pytest.mark.parametrize(("page", "text"), list(blocks("sql")))
+def test_every_statement_of_the_docs_answers(docs_shop: Shop, page: str, text: str) -> None:
     for statement in filter(str.strip, text.split(";")):
-        rows = shop.all(statement)
+        rows = docs_shop.all(statement)
 
         assert 1 <= len(rows) <= 10, f"{page}: {statement}"
+
+
+@pytest.mark.usefixtures("docs_shop")
+@pytest.mark.parametrize(("page", "text"), list(blocks("python")))
+def test_every_python_example_of_the_docs_runs(
+    page: str, text: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    names: dict[str, Any] = {}
+
+    exec(compile(text, page, "exec"), names)
+
+    assert names["hits"]
+    assert names["near"]
 
 
 @pytest.mark.parametrize("line", commands())

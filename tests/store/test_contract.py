@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psycopg
 import pytest
 
+from pipeline.store.connect import Session
 from pipeline.store.index import build_index, refresh_statistics
 from tests.fixtures.store import Shop, model_spec, product, unit
 
@@ -212,3 +215,32 @@ def test_functions_leave_every_setting_as_it_was(shop: Shop) -> None:
             shop.all(f"SELECT * FROM {call}")
 
             assert shop.all(query) == before, call
+
+
+@pytest.mark.usefixtures("pair")
+def test_the_extension_may_be_upgraded_underneath(shop: Shop, postgres: str, database_url: str) -> None:
+    """A newer pgvector arrives while an app has its connection open and its plans cached."""
+    call = "SELECT product_id FROM catvec.similar_products('A', 3)"
+    expected = shop.all(call)
+    with (
+        tempfile.TemporaryDirectory(dir="/tmp") as name,
+        psycopg.connect(f"{postgres.rsplit('/', 1)[0]}/{database_url.rsplit('/', 1)[1]}", autocommit=True) as admin,
+    ):
+        if admin.info.server_version < 180000:
+            pytest.skip("extensions outside the server's own folder need PostgreSQL 18")
+        folder = Path(name) / "extension"
+        folder.mkdir()
+        Path(name).chmod(0o755)
+        (folder / "vector.control").write_text("default_version = '0.99.0'\nrelocatable = true\n")
+        [(found,)] = admin.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchall()
+        (folder / f"vector--{found}--0.99.0.sql").write_text(
+            "ALTER FUNCTION cosine_distance(halfvec, halfvec) COST 2;\n"
+            "CREATE FUNCTION halfvec_is_new() RETURNS text LANGUAGE sql AS 'SELECT ''yes''';\n"
+        )
+        admin.execute(f"SET extension_control_path = '{name}:$system'")
+        admin.execute("ALTER EXTENSION vector UPDATE")
+
+    assert shop.all(call) == expected
+    with Session(database_url) as later:
+        assert later.rows(call) == expected
+        assert later.rows("SELECT extversion FROM pg_extension WHERE extname = 'vector'") == [("0.99.0",)]

