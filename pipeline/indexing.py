@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigError, ModelError
+from pipeline.records import EXACT_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -23,8 +24,6 @@ EF_SEARCH = (20, 40, 60, 80, 100, 150, 200, 300, 400, 600, 800, 1000)
 LEAST_EF_SEARCH = 40
 """pgvector's default; what less saves cannot be measured"""
 
-EXACT_ROWS = 5_000
-"""up to here PostgreSQL rightly reads the whole table: it is as quick, and exact"""
 GOOD_RECALL = 0.95
 MOST_DEAD = 0.2
 """dead rows still take places among a search's candidates; autovacuum comes at a twentieth"""
@@ -262,8 +261,9 @@ def _advise(report: IndexReport, model: StoredModel) -> str | None:
 def tune(url: str, name: str | None, options: TuneOptions, progress: Progress) -> Tuning:
     """Measure recall and latency over ef_search and store the least that is good enough. Raises StoreError."""
     from pipeline.store.bloat import count_rows
-    from pipeline.store.index import find_index, require_owner
+    from pipeline.store.index import find_index
     from pipeline.store.recall import measure, measure_curve, sample_queries, store_ef_search, summarise
+    from pipeline.store.roles import require_owner
 
     with _opened(url, name, progress) as (connection, model):
         index = find_index(connection, model)
@@ -271,7 +271,7 @@ def tune(url: str, name: str | None, options: TuneOptions, progress: Progress) -
             raise ModelError(
                 f"model {model.name!r} has no valid index to tune", hint=f"catvec index build {model.name}"
             )
-        require_owner(connection, model)
+        require_owner(connection, f"tune the index of model {model.name!r}")
         combinations = _combinations(options, model)
         progress.begin("searching exactly")
         queries = sample_queries(connection, model, options.sample, progress=progress)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+EXACT_ROWS = 5_000
+"""vectors up to which comparing all of them is right: it is as quick as an index, and exact"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Product:

@@ -131,6 +131,7 @@ BEGIN
   ELSIF l2_norm(query) = 0 THEN
     RAISE EXCEPTION 'the query vector is zero, which is near to nothing' USING ERRCODE = '22023';
   END IF;
+  min_similarity := coalesce(min_similarity, -1);
   IF condition <> '' THEN
     EXECUTE format('SELECT count(*) FROM (SELECT FROM catvec.products p WHERE p.active %s LIMIT %s) few',
                    condition, few)

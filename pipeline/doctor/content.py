@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.doctor.finding import Verdict, ok, problem, skipped, warning
 from pipeline.doctor.server import span
+from pipeline.records import EXACT_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from pipeline.store.health import RunSign, TableStatistics
     from pipeline.store.models import StoredModel
 
-EXACT_ROWS = 5_000
-"""up to here PostgreSQL rightly reads the whole table: it is as quick, and exact"""
 SILENCE = timedelta(minutes=15)
 """a run gives a sign of life with every batch; only the index build of millions of rows takes longer"""
 FAILED_SHARE = 0.05

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.store.build import vector_bytes
+from pipeline.store.build import count_vectors, vector_bytes
 
 if TYPE_CHECKING:
     from pipeline.store.connect import Connection
@@ -18,7 +18,7 @@ ELEMENT_BYTES = 72
 LINK_BYTES = 6
 
 COUNT_DEAD = """
-SELECT s.n_live_tup, s.n_dead_tup
+SELECT s.n_dead_tup
   FROM pg_stat_user_tables s
  WHERE s.relid = to_regclass(%s)
 """
@@ -26,7 +26,7 @@ SELECT s.n_live_tup, s.n_dead_tup
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """What the server has counted in a vector table: estimates, a moment old."""
+    """What a vector table holds; `dead` is the server's estimate, a moment old."""
 
     live: int
     dead: int
@@ -38,9 +38,7 @@ class Rows:
 
 def count_rows(connection: Connection, model: StoredModel) -> Rows:
     row = connection.execute(COUNT_DEAD, (f"catvec_store.{model.table}",)).fetchone()
-    live, dead = row or (0, 0)
-    # the statistics may be new or have been reset, the planner's estimate may be older
-    return Rows(live=live or model.vectors, dead=dead)
+    return Rows(live=count_vectors(connection, model), dead=row[0] if row else 0)
 
 
 def expected_bytes(rows: int, *, kind: str, dims: int, m: int) -> int:

@@ -84,7 +84,7 @@ def create_index(
     memory_mb: int | None = None,
 ) -> None:
     """Build the index under this name; nothing of it is left when that fails. Raises StoreError."""
-    rows = _count(connection, model)
+    rows = count_vectors(connection, model)
     workers = WORKERS if rows >= PARALLEL_ROWS else 0
     settings = {
         # a build may take its time, and waits for the transactions of others to end
@@ -135,7 +135,7 @@ def vector_bytes(kind: str, dims: int) -> int:
     return 8 + (2 * dims if kind == "hnsw" else -(-dims // 8))
 
 
-def _count(connection: Connection, model: StoredModel) -> int:
+def count_vectors(connection: Connection, model: StoredModel) -> int:
     count = sql.SQL("SELECT count(*) FROM catvec_store.{}").format(sql.Identifier(model.table))
     [rows] = connection.execute(count).fetchone() or (0,)
     return int(rows)

@@ -23,6 +23,7 @@ from pipeline.progress import Progress
 from pipeline.store.build import create_index, session_settings
 from pipeline.store.connect import translated
 from pipeline.store.locks import keep_trying
+from pipeline.store.roles import require_owner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -82,12 +83,6 @@ SELECT p.pid
  WHERE p.relid = to_regclass(%(table)s)
    AND p.datname = current_database()
    AND p.pid <> pg_backend_pid()
-"""
-
-OWNERSHIP = """
-SELECT pg_has_role(c.relowner, 'USAGE'), c.relowner::regrole::text
-  FROM pg_class c
- WHERE c.oid = to_regclass(%s)
 """
 
 STORE_SETTINGS = """
@@ -159,22 +154,6 @@ def find_index(connection: Connection, model: StoredModel) -> IndexState:
     )
 
 
-def require_owner(connection: Connection, model: StoredModel) -> None:
-    """Raise StoreError unless this user may make and drop indexes of the model's table."""
-    row = connection.execute(OWNERSHIP, (f"catvec_store.{model.table}",)).fetchone()
-    if row is None:
-        raise StoreError(
-            f"the table catvec_store.{model.table} of model {model.name!r} is gone", hint="restore it from a backup"
-        )
-    may, owner = row
-    if not may:
-        raise StoreError(
-            f"user {connection.info.user!r} may not change the index of model {model.name!r}: its table belongs to "
-            f"{owner!r}",
-            hint=f"run the same command as {owner}: name that user in --db",
-        )
-
-
 def refresh_statistics(connection: Connection, model: StoredModel) -> None:
     """Let the planner see what a load brought.
 
@@ -199,7 +178,7 @@ def build_index(
         if state.is_valid:
             _tidy(connection, model)
             return state
-        require_owner(connection, model)
+        require_owner(connection, f"change the index of model {model.name!r}")
         with _turn(connection, model, progress):
             state = find_index(connection, model)
             if not state.is_valid:
@@ -226,7 +205,7 @@ def replace_index(
     """
     progress = progress or Progress()
     with translated():
-        require_owner(connection, model)
+        require_owner(connection, f"change the index of model {model.name!r}")
         with _turn(connection, model, progress):
             name = index_name(model)
             remove_indexes(connection, find_leftovers(connection, model))
@@ -247,7 +226,7 @@ def replace_index(
 def drop_index(connection: Connection, model: StoredModel) -> None:
     """Take the index away, and what broken off builds have left. Raises StoreError."""
     with translated():
-        require_owner(connection, model)
+        require_owner(connection, f"change the index of model {model.name!r}")
         with _turn(connection, model, Progress()):
             names = {*find_leftovers(connection, model)}
             if find_index(connection, model).exists:

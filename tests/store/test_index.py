@@ -401,10 +401,10 @@ def test_only_the_owner_may_change_an_index(shop: Shop, postgres: str, database_
                     with pytest.raises(StoreError) as caught:
                         work(session.connection(), model)
                     assert caught.value.message == (
-                        "user 'catvec_index_writer' may not change the index of model 'wide': its table belongs to "
-                        f"'{owner}'"
+                        "user 'catvec_index_writer' may not change the index of model 'wide': catvec's tables "
+                        f"belong to '{owner}'"
                     )
-                    assert caught.value.hint == f"run the same command as {owner}: name that user in --db"
+                    assert caught.value.hint == f"run the same command once as '{owner}', with --db"
         finally:
             superuser.execute("DROP OWNED BY catvec_index_writer; DROP ROLE catvec_index_writer")
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
 
+from pipeline.records import EXACT_ROWS
 from pipeline.store.connect import translated
 from pipeline.store.explain import planner
-from pipeline.store.explain.evidence import SMALL, Explanation, Reason
+from pipeline.store.explain.evidence import Explanation, Reason
 from pipeline.store.explain.plans import calls
 from pipeline.store.explain.reasons import no_index_of
 from pipeline.store.models import choose_model
@@ -100,14 +101,14 @@ def _judge_exact(database: Database, name: str, ran: Ran, reasons: tuple[Reason,
     }
     compared = f"{name} read about {ran.compared:,} vector{'' if ran.compared == 1 else 's'} when run"
     missing = no_index_of(table)
-    if table.vectors > SMALL and missing:
+    if table.vectors > EXACT_ROWS and missing:
         return Explanation(
             verdict="scan", summary=f"does NOT use an index: {compared}", reasons=(missing, *reasons), **common
         )
     few = Reason(
         key="few",
         why="the table is small"
-        if table.vectors <= SMALL
+        if table.vectors <= EXACT_ROWS
         else "its filter leaves few, or leaves out what is near: it compares exactly on purpose",
     )
     return Explanation(

@@ -10,9 +10,6 @@ from pipeline.store.explain.plans import columns, is_own_condition, read_distanc
 if TYPE_CHECKING:
     from pipeline.store.explain.plans import Distance, PlanNode
 
-SMALL = 5_000
-"""up to so many vectors PostgreSQL rightly compares all: it is as quick, and exact"""
-
 GROUPING = {"Aggregate", "Group", "Unique", "WindowAgg"}
 
 

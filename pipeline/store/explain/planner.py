@@ -14,8 +14,9 @@ import psycopg
 from psycopg import sql
 
 from pipeline.errors import StoreError
+from pipeline.records import EXACT_ROWS
 from pipeline.store.connect import find_vector
-from pipeline.store.explain.evidence import SMALL, VectorIndex, VectorTable
+from pipeline.store.explain.evidence import VectorIndex, VectorTable
 from pipeline.store.explain.plans import PlanNode, read_plan, shorten
 
 if TYPE_CHECKING:
@@ -158,8 +159,8 @@ def see_database(connection: Connection) -> Database:
 def _see_table(connection: Connection, found: tuple[Any, ...]) -> VectorTable:
     name, table, oid, dims, storage, is_active, estimate, is_analyzed = found
     rows = estimate
-    if estimate < SMALL:
-        rows = _count(connection, f"image_embeddings_{name}", at_most=SMALL + 1) or estimate
+    if estimate < EXACT_ROWS:
+        rows = _count(connection, f"image_embeddings_{name}", at_most=EXACT_ROWS + 1) or estimate
     indexes = tuple(
         VectorIndex(
             name=row[0],

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from pipeline.errors import ConfigError
+from pipeline.records import EXACT_ROWS
 from pipeline.store.connect import translated
 from pipeline.store.explain import planner
 from pipeline.store.explain.calls import Call, find_call, judge_call
-from pipeline.store.explain.evidence import SMALL, Evidence, Explanation, Reading, Reason, filters, offset_of
+from pipeline.store.explain.evidence import Evidence, Explanation, Reading, Reason, filters, offset_of
 from pipeline.store.explain.plans import calls, dimensions, read_distance
 from pipeline.store.explain.reasons import find_reason
 from pipeline.store.explain.refusals import find_refusal
@@ -149,8 +150,8 @@ def _judge_reading(connection: Connection, database: Database, statement: Statem
     compared = f"{count:,} vector{'' if count == 1 else 's'}"
     how = f"reads all {compared}" if reading.scan.reads_all else f"compares about {compared}"
     common: dict[str, Any] = {"model": table.model, "index": name, "vectors": table.vectors}
-    if table.vectors <= SMALL:
-        small = Reason(key="small", why=f"up to {SMALL:,} vectors comparing all is as quick, and exact")
+    if table.vectors <= EXACT_ROWS:
+        small = Reason(key="small", why=f"up to {EXACT_ROWS:,} vectors comparing all is as quick, and exact")
         # what only costs speak against will change by itself when the table grows
         later = (reason,) if reason and not evidence.can_use and reason.key != "no_index" else ()
         return Explanation(
@@ -161,7 +162,7 @@ def _judge_reading(connection: Connection, database: Database, statement: Statem
             **common,
         )
     # without statistics the planner's few may be many
-    is_few = table.is_analyzed and not reading.scan.reads_all and reading.compared <= SMALL
+    is_few = table.is_analyzed and not reading.scan.reads_all and reading.compared <= EXACT_ROWS
     if is_few and filters(reading.order or reading.scan):
         few = Reason(key="few", why="its conditions leave so few that comparing these is right, and exact")
         return Explanation(
