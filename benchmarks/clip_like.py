@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 SHARED, BETWEEN, WITHIN = 0.6, 0.2, 0.2
 """parts of the squared length: the direction all share (the mean cosine), the cluster's, the image's own"""
+SHARED_BY_TEXTS, MEANT = 0.55, 0.1
+"""the same for words: the direction all words share, the image they speak of; the rest is nobody's"""
 DECAY = 0.5
 """standard deviation of the image's own part along its i-th direction: i ** -DECAY"""
 
@@ -42,6 +44,20 @@ def draw_cloud(count: int, *, dims: int = 512, clusters: int = 200, seed: int = 
     own = _unit((generator.standard_normal((count, dims)) * scales) @ rotation)
     vectors = np.sqrt(SHARED) * shared + np.sqrt(BETWEEN) * centres[member] + np.sqrt(WITHIN) * own
     return Cloud(vectors=_unit(vectors).astype(np.float32), clusters=member)
+
+
+def draw_texts(cloud: Cloud, count: int, *, seed: int = 2) -> NDArray[np.float32]:
+    """Vectors that are to the images as CLIP's of words are: [count, D], unit length, in a cone of their own.
+
+    Each has a cosine of about 0.3 with the image it speaks of, and of 0.2 with the others.
+    """
+    generator = np.random.default_rng(seed)
+    dims = cloud.vectors.shape[1]
+    shared = _unit(generator.standard_normal((1, dims)))
+    own = _unit(generator.standard_normal((count, dims)))
+    meant = cloud.vectors[generator.choice(len(cloud.vectors), count, replace=False)]
+    texts = np.sqrt(SHARED_BY_TEXTS) * shared + np.sqrt(MEANT) * meant + np.sqrt(1 - SHARED_BY_TEXTS - MEANT) * own
+    return _unit(texts).astype(np.float32)
 
 
 def mean_cosine(vectors: NDArray[np.float32], *, pairs: int = 10_000, seed: int = 0) -> float:

@@ -161,6 +161,11 @@ def write_similar(result: Result) -> Iterator[str]:
             f"{ours['median_ms']:.1f} ({ours['p95_ms']:.1f}) | {hand['recall']:.3f} | {hand['short_answers']} | "
             f"{hand['median_ms']:.1f} |"
         )
+    for line in result["texts"]:
+        yield (
+            f"| like words, {line['asked_by'].replace('_', ' ')} | 100 % | {line['recall']:.3f} | least "
+            f"{line['least_recall']:.1f} | {line['median_ms']:.1f} | | | |"
+        )
     for line in binary["answers"]:
         yield (
             f"| binary index, {line['filter']} | {line['kept']:.2%} | {line['recall']:.3f} | "

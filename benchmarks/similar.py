@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pgvector import HalfVector
 from psycopg import sql
 
-from benchmarks.clip_like import Cloud, draw_cloud, mean_cosine
+from benchmarks.clip_like import Cloud, draw_cloud, draw_texts, mean_cosine
 from benchmarks.conditions import RESULTS, spread, write_result
 from benchmarks.database import describe_server, embedded_server, empty_database
 from benchmarks.vector_shop import SHARES, fill_shop, stored
@@ -45,6 +46,8 @@ ASKED = {
     "default build : catvec's build": 3,
 }
 
+SEARCH = "SELECT product_id FROM catvec.search_by_vector(%(vector)s, %(k)s)"
+SEARCH_BY_HAND = "SELECT product_id FROM catvec.image_embeddings ORDER BY embedding <=> %(vector)s LIMIT %(k)s"
 FUNCTION = "SELECT product_id FROM catvec.similar_products(%(product)s, %(k)s, %(filter)s)"
 BY_HAND = """
 SELECT v.product_id
@@ -83,6 +86,7 @@ def main() -> None:
             connection = session.connection()
             builds = measure_builds(connection, wanted.builds)
             answers = measure_answers(connection, cloud, wanted.queries)
+            texts = measure_texts(connection, cloud, wanted.queries)
             binary = measure_binary(connection, cloud, wanted.queries)
         result = {
             "database": describe_server(database.url),
@@ -93,6 +97,7 @@ def main() -> None:
             "queries": wanted.queries,
             "build": builds,
             "hnsw": answers,
+            "texts": texts,
             "binary": binary,
         }
     print(write_result("similar", result | {"asked": ASKED, "reached": reached(builds, answers)}, wanted.results))
@@ -145,6 +150,30 @@ def measure_answers(connection: Connection, cloud: Cloud, queries: int) -> list[
         }
         for entry in filters(connection, cloud)
     ]
+
+
+def measure_texts(connection: Connection, cloud: Cloud, queries: int) -> list[dict[str, Any]]:
+    """Vectors like those of words, which lie off the images: by the function, and by hand."""
+    texts = draw_texts(cloud, queries)
+    truths = [
+        {f"P{place}" for place in np.argpartition(-similarity, K)[:K]} for similarity in texts @ cloud.vectors.T
+    ]
+    found = []
+    for name, query in (("function", SEARCH), ("by_hand", SEARCH_BY_HAND)):
+        shares, seconds = [], []
+        for text, truth in zip(texts, truths, strict=True):
+            with timed(seconds):
+                rows = connection.execute(query, {"vector": HalfVector(text), "k": K}).fetchall()
+            shares.append(len({row[0] for row in rows} & truth) / K)
+        found.append(
+            {
+                "asked_by": name,
+                "recall": round(float(np.mean(shares)), 4),
+                "least_recall": min(shares),
+                "median_ms": round(1000 * float(np.median(seconds)), 2),
+            }
+        )
+    return found
 
 
 def measure_binary(connection: Connection, cloud: Cloud, queries: int) -> dict[str, Any]:

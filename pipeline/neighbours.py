@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def refresh_neighbours(
-    url: str, *, model: str | None, k: int, report: Callable[[int, int], None] = lambda _done, _total: None
+    url: str, *, model: str | None, k: int | None, report: Callable[[int, int], None] = lambda _done, _total: None
 ) -> Refresh:
     """Find the neighbours that may have changed, of the named model or the active one. Raises CatvecError."""
     from pipeline.store.migrate import open_current

@@ -107,11 +107,13 @@ def _offer(connection: Connection, model: StoredModel) -> Offer:
 def drop(url: str, name: str, *, wait_s: float, is_sure: Callable[[Vectors], bool]) -> Vectors | None:
     """Take a model's vectors away if `is_sure` of what it is shown; None when not. Apps that ask for it are told.
 
-    Raises ModelError when it is active, retired or unknown, LockedError while a run fills it, StoreError.
+    Raises ModelError when it is active, retired or unknown, LockedError while a run or a build of its
+    neighbours goes on, StoreError.
     """
     from pipeline.store.locks import keep_trying
     from pipeline.store.migrate import open_current
     from pipeline.store.models import measure_vectors, require_model, retire_model
+    from pipeline.store.neighbours import take_lock as take_neighbours_lock
     from pipeline.store.pooler import require_session
     from pipeline.store.roles import require_owner
     from pipeline.store.runs import take_lock
@@ -134,7 +136,9 @@ def drop(url: str, name: str, *, wait_s: float, is_sure: Callable[[Vectors], boo
         if not is_sure(going):
             return None
         require_session(connection, url)
-        take_lock(connection, name)  # until the connection ends
+        # until the connection ends
+        take_lock(connection, name)
+        take_neighbours_lock(connection, model)
         relations = [f"catvec.{model.view}", f"catvec_store.{model.table}"]
         keep_trying(connection, partial(retire_model, name=name), relations=relations, wait_s=wait_s)
         return going

@@ -98,6 +98,9 @@ BEGIN
   SELECT * INTO m FROM catvec_store.models WHERE name = p_name;
   IF m.name IS NULL THEN
     RAISE EXCEPTION 'no model %', quote_literal(p_name) USING ERRCODE = 'undefined_object';
+  ELSIF m.state = 'retired' THEN
+    RAISE EXCEPTION 'model "%" was retired on %, its vectors are gone', p_name, m.retired_at::date
+      USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'a run with this model makes them anew';
   ELSIF m.state NOT IN ('ready', 'active') THEN
     RAISE EXCEPTION 'model "%" is %, expected ready', p_name, m.state
       USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'finish a run with this model first';

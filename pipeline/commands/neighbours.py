@@ -15,7 +15,10 @@ neighbours_app = typer.Typer(help="Neighbours found beforehand, for apps that wa
 
 @neighbours_app.command()
 def build(
-    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="neighbours of each product")] = 20,
+    k: Annotated[
+        int | None,
+        typer.Option("-k", min=1, max=1000, help="neighbours of each product; else as last time, 20 at first"),
+    ] = None,
     model: ModelName = None,
     json: Json = False,
     db: Database = None,

@@ -11,7 +11,8 @@ import psycopg
 from psycopg import sql
 
 from pipeline.errors import StoreError
-from pipeline.store.connect import Session, connect, find_vector, require_vector, translate, translated
+from pipeline.store.connect import Session, connect, find_vector, require_vector, translated
+from pipeline.store.locks import keep_trying
 from pipeline.store.pooler import require_session
 from pipeline.store.roles import require_owner
 
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 
 LOCK = "SELECT pg_try_advisory_lock(hashtextextended('catvec:migrate', 0))"
 LOCK_WAIT_S = 60.0
-"""another migration is waited for; the longest so far takes well under a second"""
+"""another migration is waited for, and so are readers; the longest so far takes well under a second"""
+LOCK_TRY = "300ms"
+"""at a time: later readers wait behind a migration that waits"""
+REPLACED = ("catvec.models", "catvec.image_embeddings")
 
 
 def newest_version() -> str:
@@ -91,7 +95,21 @@ def migrate(url: str) -> None:
             require_owner(connection, f"bring the database from version {found} to {newest}")
         vector_schema = _provide_vector(connection)
         connection.execute("CREATE SCHEMA IF NOT EXISTS catvec_store")
-        _upgrade(url, sql.Identifier(vector_schema).as_string(connection))
+        quoted = sql.Identifier(vector_schema).as_string(connection)
+        try:
+            # apps may be reading what is replaced
+            keep_trying(connection, lambda _: _upgrade(url, quoted), relations=REPLACED, wait_s=LOCK_WAIT_S)
+        except psycopg.errors.DependentObjectsStillExist as error:
+            raise _in_use(error) from error
+
+
+def _in_use(error: psycopg.Error) -> StoreError:
+    """Somebody has built on a function that an edition replaces because it has an argument more."""
+    objects = "; ".join(str(error.diag.message_detail or error.diag.message_primary).splitlines())
+    return StoreError(
+        f"objects that are not catvec's stand in the way: {objects}",
+        hint="keep their definitions (pg_dump --schema-only), drop them, run: catvec db migrate, and make them again",
+    )
 
 
 def _take_lock(connection: Connection) -> None:
@@ -132,6 +150,7 @@ def _upgrade(url: str, vector_schema: str, version: str = "head") -> None:
 
     def open_connection() -> Connection:
         connection = connect(url)
+        connection.execute("SELECT set_config('lock_timeout', %s, false)", (LOCK_TRY,))
         connection.autocommit = False
         return connection
 
@@ -148,6 +167,7 @@ def _upgrade(url: str, vector_schema: str, version: str = "head") -> None:
             connection.commit()
     except CommandError as error:
         raise StoreError(f"the database cannot be migrated: {error}") from error
-    except (psycopg.Error, DBAPIError) as error:
-        cause = error.orig if isinstance(error, DBAPIError) else error
-        raise (translate(cause) if isinstance(cause, psycopg.Error) else StoreError(str(cause))) from error
+    except DBAPIError as error:
+        if isinstance(error.orig, psycopg.Error):
+            raise error.orig from error
+        raise StoreError(str(error.orig)) from error

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pipeline.store.connect import Connection
     from pipeline.store.models import StoredModel
 
+FIRST_K = 20
+"""neighbours of each product, unless told otherwise: two rows of a shop's page"""
 PAGE = 200
 """products looked up in one transaction: half a second, what a kill costs at most"""
 
@@ -37,13 +39,11 @@ TAKE_LOCK = (
 # what can be searched: the products and the digest of their images with vectors
 STAGE = """
 CREATE TEMPORARY TABLE current ON COMMIT DROP AS
-SELECT i.product_id, sha256(string_agg(DISTINCT i.content_sha256, ''::bytea ORDER BY i.content_sha256)) AS contents
-  FROM catvec_store.images i
-  JOIN catvec_store.products p ON p.product_id = i.product_id
-  JOIN catvec_store.{table} e ON e.content_sha256 = i.content_sha256
- WHERE i.active
-   AND p.active
- GROUP BY i.product_id
+SELECT v.product_id, sha256(string_agg(DISTINCT v.content_sha256, ''::bytea ORDER BY v.content_sha256)) AS contents
+  FROM catvec.{view} v
+  JOIN catvec_store.products p ON p.product_id = v.product_id
+ WHERE p.active
+ GROUP BY v.product_id
 """
 
 # both kinds of change: products that have other images than before, and products that are gone
@@ -75,24 +75,21 @@ UPDATE catvec_store.neighbours n
    AND n.neighbour_ids && (SELECT coalesce(array_agg(product_id), '{}') FROM changes)
 """
 
-# the margin is the rounding of a similarity to real; a list that is not full takes anything
+# The margin is the rounding of a similarity to real; a list that is not full takes anything. Through the model's
+# view, so that similarities are those of the functions, whatever is stored.
 MARK_THOSE_NEAR_TO_A_CHANGE = """
 UPDATE catvec_store.neighbours n
    SET is_stale = true
-  FROM (SELECT DISTINCT i.product_id
-          FROM (SELECT DISTINCT e.content_sha256, e.embedding, h.product_id
+  FROM (SELECT DISTINCT o.product_id
+          FROM (SELECT DISTINCT v.content_sha256, v.embedding, h.product_id
                   FROM changes h
-                  JOIN catvec_store.images i ON i.product_id = h.product_id
-                  JOIN catvec_store.{table} e ON e.content_sha256 = i.content_sha256
-                 WHERE i.active
-                   AND h.contents IS NOT NULL) changed
-         CROSS JOIN catvec_store.{table} e
-          JOIN catvec_store.images i ON i.content_sha256 = e.content_sha256
-          JOIN catvec_store.neighbours o ON o.product_id = i.product_id AND o.model_id = %(model_id)s
-         WHERE i.active
-           AND o.product_id <> changed.product_id
+                  JOIN catvec.{view} v ON v.product_id = h.product_id
+                 WHERE h.contents IS NOT NULL) changed
+         CROSS JOIN catvec.{view} v
+          JOIN catvec_store.neighbours o ON o.product_id = v.product_id AND o.model_id = %(model_id)s
+         WHERE o.product_id <> changed.product_id
            AND (cardinality(o.similarities) < o.wanted
-                OR 1 - (e.embedding OPERATOR({vector}.<=>) changed.embedding)
+                OR 1 - (v.embedding OPERATOR({vector}.<=>) changed.embedding)
                    >= o.similarities[cardinality(o.similarities)] - 1e-6)) near
  WHERE n.model_id = %(model_id)s
    AND n.product_id = near.product_id
@@ -117,6 +114,8 @@ SELECT %(model_id)s, h.product_id, h.contents, '{}', '{}', %(k)s, true
     ON CONFLICT (model_id, product_id) DO UPDATE
    SET contents = excluded.contents, is_stale = true
 """
+
+LAST_K = "SELECT max(wanted) FROM catvec_store.neighbours WHERE model_id = %(model_id)s AND NOT is_stale"
 
 READ_WORK = """
 SELECT product_id
@@ -152,16 +151,17 @@ class Refresh:
 
 
 def build_neighbours(
-    url: str, model: StoredModel, *, k: int, report: Callable[[int, int], None] = lambda _done, _total: None
+    url: str, model: StoredModel, *, k: int | None, report: Callable[[int, int], None] = lambda _done, _total: None
 ) -> Refresh:
-    """Find the k nearest products of every product whose neighbours may have changed.
+    """Find the k nearest products of every product whose neighbours may have changed; None: as many as last time.
 
     `report` is told how many of how many are done. Raises LockedError while another build of the model goes on,
     StoreError.
     """
-    with Session(url, on_connect=lambda connection: _take_lock(connection, model)) as session:
+    with Session(url, on_connect=lambda connection: take_lock(connection, model)) as session:
         require_session(session.connection(), url)  # for the lock
-        parameters: dict[str, object] = {"model_id": model.model_id, "name": model.name, "k": k}
+        parameters: dict[str, object] = {"model_id": model.model_id, "name": model.name}
+        parameters["k"] = k or _last_k(session, parameters)
         products, removed = session.run(lambda connection: _mark(connection, model, parameters))
         work = [product_id for (product_id,) in session.rows(READ_WORK, parameters)]
         for start in range(0, len(work), PAGE):
@@ -172,11 +172,17 @@ def build_neighbours(
     return Refresh(products=products, found=len(work), removed=removed)
 
 
+def _last_k(session: Session, parameters: dict[str, object]) -> int:
+    [(last,)] = session.rows(LAST_K, parameters)
+    return int(last or FIRST_K)
+
+
 def _write(connection: Connection, page: dict[str, object]) -> None:
     connection.execute(WRITE_PAGE, page)
 
 
-def _take_lock(connection: Connection, model: StoredModel) -> None:
+def take_lock(connection: Connection, model: StoredModel) -> None:
+    """Hold the lock on this model's neighbours until the connection ends. Raises LockedError."""
     if connection.execute(TAKE_LOCK, (model.name,)).fetchone() != (True,):
         raise LockedError(
             f"the neighbours of model {model.name!r} are being built already", hint="wait until that is done"
@@ -185,7 +191,7 @@ def _take_lock(connection: Connection, model: StoredModel) -> None:
 
 def _mark(connection: Connection, model: StoredModel, parameters: dict[str, object]) -> tuple[int, int]:
     """Mark what must be found again; gives how many products there are, and how many have left."""
-    names = {"table": sql.Identifier(model.table), "vector": sql.Identifier(require_vector(connection))}
+    names = {"view": sql.Identifier(model.view), "vector": sql.Identifier(require_vector(connection))}
     connection.execute(sql.SQL(STAGE).format(**names))
     connection.execute(STAGE_CHANGES, parameters)
     [(products, changed)] = connection.execute(COUNT).fetchall()

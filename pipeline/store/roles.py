@@ -132,6 +132,8 @@ def _require_roles(connection: Connection, roles: Sequence[str]) -> None:
     rows = connection.execute("SELECT rolname FROM pg_roles WHERE rolname = ANY (%s)", (list(roles),)).fetchall()
     known = {row[0] for row in rows}
     for role in roles:
+        if role in ("", "public"):
+            raise ConfigError(f"{role!r} is no role of its own", hint="name a user or group of the server's")
         if role not in known:
             name = sql.Identifier(role).as_string(connection)
             raise ConfigError(

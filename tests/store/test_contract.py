@@ -11,6 +11,7 @@ import numpy as np
 import psycopg
 import pytest
 
+from benchmarks.clip_like import draw_cloud, draw_texts
 from pipeline.store.connect import Session
 from pipeline.store.index import build_index, refresh_statistics
 from tests.fixtures.store import Shop, model_spec, product, unit
@@ -176,7 +177,7 @@ def test_duplicates_are_the_same_bytes_or_nearer_than_the_threshold(shop: Shop) 
         "  FROM catvec.duplicates(%s) ORDER BY 1, 2"
     )
 
-    assert shop.all(query, 1.0) == [("B", "D", 1.0, True)]
+    assert shop.all(query, 1.0) == [("B", "D", 1.0, True)]  # and not once for each image
     assert shop.all(query, 0.9) == [("A", "B", 0.995, False), ("B", "D", 1.0, True)]
     with pytest.raises(psycopg.Error, match=r"threshold is 1\.5, expected 0 to 1"):
         shop.all(query, 1.5)
@@ -244,3 +245,135 @@ def test_the_extension_may_be_upgraded_underneath(shop: Shop, postgres: str, dat
     with Session(database_url) as later:
         assert later.rows(call) == expected
         assert later.rows("SELECT extversion FROM pg_extension WHERE extname = 'vector'") == [("0.99.0",)]
+
+
+@pytest.mark.usefixtures("pair")
+@pytest.mark.parametrize(
+    "arguments",
+    ["k => -1", "k => 0", "k => 1001", "k => 2147483647", "k => -2147483648", "k => NULL", "min_similarity => 'NaN'"],
+)
+@pytest.mark.parametrize(
+    "function",
+    [
+        "similar_products('A', ",
+        "similar_products_batch(ARRAY['nix'], ",
+        "search_by_vector('[1,0,0,0]', ",
+        "search_by_array(ARRAY[1,0,0,0], ",
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(shop: Shop, function: str, arguments: str) -> None:
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match=r"k is|min_similarity is NaN"):
+        shop.all(f"SELECT * FROM catvec.{function}{arguments})")
+
+
+@pytest.mark.usefixtures("pair")
+def test_only_the_direction_of_an_array_matters(shop: Shop) -> None:
+    query = "SELECT product_id, round(similarity::numeric, 3)::float8 FROM catvec.search_by_array(%s::float8[], 3)"
+    expected = shop.all(query, [1.0, 0.0, 0.0, 0.0])
+
+    for factor in (1e5, 1e-9):
+        assert shop.all(query, [factor, 0.0, 0.0, 0.0]) == expected
+    for bad in ([float("nan"), 0.0, 0.0, 0.0], [0.0] * 4, []):
+        with pytest.raises(psycopg.Error, match=r"NaN not allowed|query vector is zero|at least 1 dimension"):
+            shop.all(query, bad)
+
+
+@pytest.mark.usefixtures("pair")
+def test_nulls_mean_the_default_or_are_refused(shop: Shop) -> None:
+    usual = shop.all("SELECT product_id FROM catvec.similar_products('A', 3)")
+
+    call = "SELECT product_id FROM catvec.similar_products('A', 3, {})"
+    assert shop.all(call.format("filter => NULL, model => NULL, min_similarity => NULL")) == usual
+    with pytest.raises(psycopg.Error, match="no product NULL"):
+        shop.all("SELECT * FROM catvec.similar_products(NULL)")
+
+
+def test_images_that_cancel_each_other_out_have_no_mean(shop: Shop) -> None:
+    shop.sync(product("A", "a1.jpg", "a2.jpg"), product("B", "b.jpg", row=2))
+    model = shop.register()
+    shop.embed(model, [unit(1, 0, 0, 0), unit(-1, 0, 0, 0), unit(1, 1, 0, 0)])
+    shop.activate(model)
+
+    batch = (
+        "SELECT query_product, product_id FROM catvec.similar_products_batch(ARRAY['A', 'B'], 1, combine => 'mean')"
+    )
+    assert shop.all(batch) == [("B", "A")]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "found"),
+    [
+        ({"colour": "red"}, "AB"),
+        ({"colour": ["red", "blue"]}, "ABC"),
+        ({"colour": []}, ""),
+        ({"sizes": "38"}, "AC"),
+        ({"sizes": ["38", "42"]}, "ABC"),
+        ({"sizes": "38", "colour": "red"}, "A"),
+        ({"made": {"by": "hand"}}, "B"),
+        ({"weight": 5}, "C"),
+        ({"weight": "5"}, ""),
+        ({"new": True}, "A"),
+        ({"colour": None}, "D"),
+        ({"nobody's": "x' OR true --"}, ""),
+    ],
+)
+def test_a_list_in_a_filter_means_any_and_an_attribute_that_is_a_list_is_met_by_what_it_holds(
+    shop: Shop, conditions: dict[str, Any], found: str
+) -> None:
+    attrs: dict[str, dict[str, Any]] = {
+        "A": {"colour": "red", "sizes": ["38", "40"], "new": True},
+        "B": {"colour": "red", "sizes": ["42"], "made": {"by": "hand", "in": "Rome"}},
+        "C": {"colour": "blue", "sizes": "38", "weight": 5},
+        "D": {"colour": None},
+    }
+    shop.sync(*(product(name, f"{name}.jpg", row=row, attrs=attrs[name]) for row, name in enumerate(attrs)))
+    model = shop.register()
+    shop.embed(model, [unit(1, 0, 0, number) for number in range(4)])
+    shop.activate(model)
+
+    rows = shop.all(
+        "SELECT product_id FROM catvec.search_by_vector('[1,0,0,0]', 10, %s) ORDER BY 1", json.dumps(conditions)
+    )
+
+    assert "".join(row[0] for row in rows) == found
+
+
+@pytest.mark.usefixtures("pair")
+@pytest.mark.parametrize("key", ["title", "product_id", "active"])
+def test_a_filter_by_what_is_no_attribute_is_refused(shop: Shop, key: str) -> None:
+    with pytest.raises(psycopg.Error, match=f'filter key "{key}" is not one to filter by'):
+        shop.all("SELECT * FROM catvec.similar_products('A', 5, %s)", json.dumps({key: "x"}))
+
+
+def test_what_lies_off_the_images_is_found_as_well(shop: Shop) -> None:
+    """Words do: their vectors stand in a cone of their own, where the index leads nowhere in particular."""
+    cloud = draw_cloud(10_000, dims=64, clusters=100)
+    shop.sync(*(product(f"P{place:05}", f"{place}.jpg", row=place) for place in range(len(cloud.vectors))))
+    model = shop.register(model_spec("cloud", dims=64))
+    shop.embed(model, list(cloud.vectors))
+    refresh_statistics(shop.session.connection(), model)
+    build_index(shop.session.connection(), model)
+    shop.activate(model)
+    shares = []
+
+    for text in draw_texts(cloud, 20):
+        found = {row[0] for row in shop.all("SELECT product_id FROM catvec.search_by_array(%s)", text.tolist())}
+        truth = {f"P{place:05}" for place in np.argpartition(-(cloud.vectors @ text), 10)[:10]}
+        shares.append(len(found & truth) / 10)
+
+    assert np.mean(shares) >= 0.95
+
+
+@pytest.mark.usefixtures("pair")
+def test_a_model_dropped_under_a_transaction_that_does_not_see_it_is_told_as_retired(
+    shop: Shop, database_url: str
+) -> None:
+    other = shop.register(model_spec("other", dims=2, revision="sha256:2"))
+    shop.embed(other, [unit(1, 0)] * 5)
+    with psycopg.connect(database_url) as reader:
+        reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        reader.execute("SELECT count(*) FROM catvec.products")
+        shop.all("SELECT catvec_store.retire_model('other')")
+
+        with pytest.raises(psycopg.errors.InvalidParameterValue, match='model "other" was retired on'):
+            reader.execute("SELECT * FROM catvec.similar_products('A', model => 'other')")

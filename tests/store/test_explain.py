@@ -618,6 +618,6 @@ def test_a_reader_can_ask(reader: str, changed: Shop) -> None:
     assert settled(look(reader, GOOD.replace("<=>", "<->"))) == ("scan", ["other_operator"])
     with pytest.raises(ConfigError) as caught:
         look(reader, "SELECT * FROM catvec_store.emb_tiny")
-    assert caught.value.message == "this user may not read what it names: permission denied for schema catvec_store"
+    assert caught.value.message == "this user may not do what it says: permission denied for schema catvec_store"
     change(changed, f"DROP INDEX catvec_store.{INDEX}")
     assert settled(look(reader, GOOD)) == ("scan", ["no_index"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -290,6 +291,47 @@ def test_a_schema_of_that_name_that_is_not_ours_is_left_alone(empty_database_url
             require_current(connection)
 
 
+@contextmanager
+def reading(url: str, *, seconds: float) -> Iterator[list[float]]:
+    """One reader holds the views in a transaction for so long, another reads on; how long its reads took."""
+    waits: list[float] = []
+    with psycopg.connect(url) as holder, psycopg.connect(url, autocommit=True) as other:
+        holder.execute("SELECT count(*) FROM catvec.models, catvec.image_embeddings")
+        over = threading.Event()
+
+        def read() -> None:
+            while not over.wait(0.02):
+                began = time.monotonic()
+                other.execute("SELECT product_id FROM catvec.similar_products('A')").fetchall()
+                waits.append(time.monotonic() - began)
+
+        threads = [threading.Thread(target=read), threading.Timer(seconds, holder.rollback)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield waits
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join()
+
+
+def test_what_others_have_built_on_a_function_is_named_and_kept(empty_database_url: str) -> None:
+    with connect(empty_database_url) as connection:
+        connection.execute("CREATE SCHEMA catvec_store")
+        migrate_module._upgrade(empty_database_url, "public", "0001")
+        connection.execute(FIRST_RELEASE)
+        connection.execute("CREATE SCHEMA shop")
+        connection.execute("CREATE VIEW shop.like_a AS SELECT * FROM catvec.similar_products('A', 3)")
+
+        with pytest.raises(StoreError, match=r"stand in the way: view shop\.like_a depends on function") as caught:
+            migrate(empty_database_url)
+
+        assert "CASCADE" not in str(caught.value.hint)
+        assert current_version(connection) == "0001"
+        assert len(connection.execute("SELECT * FROM shop.like_a").fetchall()) == 1
+
+
 def test_a_database_of_the_first_release_keeps_what_it_has(empty_database_url: str) -> None:
     """Products, vectors and the active model stay; views gain columns, functions what this release promises."""
     with connect(empty_database_url) as connection:
@@ -301,7 +343,10 @@ def test_a_database_of_the_first_release_keeps_what_it_has(empty_database_url: s
         before = [connection.execute(query).fetchall() for query in (view, vectors)]
         assert len(before[0]) == 2
 
-        migrate(empty_database_url)
+        with reading(empty_database_url, seconds=1.5) as waits:
+            migrate(empty_database_url)
+
+        assert max(waits) < 1.0, "a reader waited for the migration that waited for another reader"
 
         assert [connection.execute(query).fetchall() for query in (view, vectors)] == before
         assert connection.execute(

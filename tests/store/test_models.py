@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -260,7 +261,10 @@ def test_only_a_ready_model_is_activated(shop: Shop, database_url: str, name: st
     assert (caught.value.message, caught.value.hint) == {
         "b": ('model "b" is loading, expected ready', "finish a run with this model first"),
         "nix": ("no model 'nix' in this database, there are: a, b", "see: catvec models"),
-        "gone": ('model "gone" is retired, expected ready', "finish a run with this model first"),
+        "gone": (
+            f'model "gone" was retired on {date.today()}, its vectors are gone',
+            "a run with this model makes them anew",
+        ),
     }[name]
     assert shop.all(STATES) == [("a", "active"), ("b", "loading"), ("gone", "retired")]
 

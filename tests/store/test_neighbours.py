@@ -10,7 +10,9 @@ import pytest
 
 from pipeline.errors import LockedError
 from pipeline.store.connect import Session
+from pipeline.store.models import register_model
 from pipeline.store.neighbours import PAGE, TAKE_LOCK, Refresh, build_neighbours
+from pipeline.switch import drop
 from tests.fixtures.store import Shop, model_spec, product, unit
 
 if TYPE_CHECKING:
@@ -82,6 +84,29 @@ def test_only_what_a_change_can_have_altered_is_found_anew(shop: Shop, crowd: St
     assert shop.all(TABLE) == shop.all(TRUTH)
 
 
+def test_similarities_are_those_of_the_functions_whatever_is_stored(shop: Shop, database_url: str) -> None:
+    """Stored with 32 bits a number, compared with 16: nearly the same direction, as far as 16 bits tell."""
+    random = np.random.default_rng(3)
+    base = random.standard_normal(16)
+    shop.sync(*(product(f"P{number:02}", f"{number}.jpg", row=number) for number in range(40)))
+    model = shop.session.run(
+        lambda connection: register_model(
+            connection, model_spec("full", dims=16), "print", location="/models/full", storage="vector"
+        )
+    )
+    shop.embed(model, [unit(*(base + 1e-2 * random.standard_normal(16))) for _ in range(40)])
+    shop.activate(model)
+    build_neighbours(database_url, model, k=5)
+    rows = [product(f"P{number:02}", f"{number}.jpg", row=number) for number in range(40)]
+    rows += [product("NEW", "new.jpg", row=40)]
+    shop.sync(*rows)
+    shop.embed(model, [unit(*(base + 1e-2 * random.standard_normal(16)))])
+
+    build_neighbours(database_url, model, k=5)
+
+    assert shop.all(TABLE) == shop.all(TRUTH)
+
+
 def test_a_removed_product_is_no_neighbour_even_before_the_next_build(
     shop: Shop, crowd: StoredModel, database_url: str
 ) -> None:
@@ -96,6 +121,7 @@ def test_another_k_is_another_table(shop: Shop, crowd: StoredModel, database_url
 
     assert build_neighbours(database_url, crowd, k=3).found == PRODUCTS
     assert shop.one("SELECT max(rank) FROM catvec.neighbours") == 3
+    assert build_neighbours(database_url, crowd, k=None).found == 0  # as last time
 
 
 def test_what_broke_off_goes_on_where_it_stopped(shop: Shop, crowd: StoredModel, database_url: str) -> None:
@@ -134,6 +160,15 @@ def test_two_builds_at_once_are_refused(crowd: StoredModel, database_url: str) -
         other.execute(TAKE_LOCK, (crowd.name,))
         with pytest.raises(LockedError, match="the neighbours of model 'crowd' are being built already"):
             build_neighbours(database_url, crowd, k=5)
+
+
+def test_a_model_is_not_dropped_under_a_build(shop: Shop, crowd: StoredModel, database_url: str) -> None:
+    other = shop.register(model_spec("other", dims=3, revision="sha256:3"))
+    shop.embed(other, [unit(1, number, 0) for number in range(PRODUCTS)])
+    with psycopg.connect(database_url, autocommit=True) as builder:
+        builder.execute(TAKE_LOCK, ("other",))
+        with pytest.raises(LockedError, match="the neighbours of model 'other' are being built already"):
+            drop(database_url, "other", wait_s=0, is_sure=lambda _: True)
 
 
 def test_one_lookup_by_primary_key(shop: Shop, crowd: StoredModel, database_url: str) -> None:

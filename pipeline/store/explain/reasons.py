@@ -1,6 +1,6 @@
 """Why a query does not use the vector index, and the cure: what is known, in the order in which it is looked for.
 
-Pure judgement: `explain.py` gathers the evidence. docs/explain.md is the same table for people.
+Pure judgement: `sql.py` gathers the evidence. docs/explain.md is the same table for people.
 """
 
 from __future__ import annotations

@@ -72,8 +72,8 @@ def _translated(error: psycopg.Error, message: str) -> ConfigError:
         (psycopg.errors.UndefinedTable, "it names what is not there", "the views are catvec.image_embeddings, …"),
         (
             psycopg.errors.InsufficientPrivilege,
-            "this user may not read what it names",
-            "apps read schema catvec; rights are given by: catvec db grant",
+            "this user may not do what it says",
+            "apps read schema catvec and nothing else; rights are given by: catvec db grant",
         ),
     )
     if "multiple commands" in message:
