@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from pipeline.indexing import Tuning
     from pipeline.store.candidates import Candidate
+    from pipeline.tuning import Tuning
 
 FORMATS = (".png", ".svg")
 BLUE, ORANGE, GREY, INK = "#2f6db5", "#d1661f", "#8a8f98", "#24292f"
@@ -26,12 +26,25 @@ def require_charts(path: Path) -> None:
         raise ConfigError(f"--chart is {str(path)!r}, expected a name that ends in {' or '.join(FORMATS)}")
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"--chart is {str(path)!r}, but there is no folder {str(path.absolute().parent)!r}")
+    _require_writable(path)
     try:
         import matplotlib  # noqa: F401 - only asked for
     except ImportError as error:
         raise ConfigError(
             "charts need the package matplotlib, which is not installed", hint="pip install 'catvec[charts]'"
         ) from error
+
+
+def _require_writable(path: Path) -> None:
+    try:
+        if path.is_dir():
+            raise ConfigError(f"--chart is {str(path)!r}, which is a folder, expected a file to write")
+        is_new = not path.exists()
+        path.open("ab").close()
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        raise ConfigError(f"--chart is {str(path)!r}, which cannot be written: {error.strerror}") from error
 
 
 def draw_tuning(tuning: Tuning, path: Path) -> None:
@@ -57,29 +70,35 @@ def draw_tuning(tuning: Tuning, path: Path) -> None:
 
 
 def _draw_recall(axes: Axes, tuning: Tuning) -> None:
-    _prepare(axes, "Share of the 10 truly nearest products found", "recall@10")
+    chosen = tuning.chosen
+    missed = "" if tuning.reaches_target else ", below the target"
+    said = f"ringed: ef_search {chosen.ef_search}, recall {chosen.recall:.4f}{missed}"
+    _prepare(axes, "Share of the 10 truly nearest products found", "recall@10", said)
     efs = [measured.ef_search for measured in tuning.curve]
     recalls = [measured.recall for measured in tuning.curve]
     axes.plot(efs, recalls, color=BLUE, marker="o", markersize=4, linewidth=1.8)
     axes.axhline(tuning.target_recall, color=GREY, linestyle="--", linewidth=1)
     axes.annotate(
-        f"target {tuning.target_recall:g}",
-        (efs[-1], tuning.target_recall),
-        xytext=(0, -4),
+        f"target\n{tuning.target_recall:g}",
+        (1, tuning.target_recall),  # beside the panel, where no curve comes
+        xycoords=("axes fraction", "data"),
+        xytext=(4, 0),
         textcoords="offset points",
-        ha="right",
-        va="top",
+        ha="left",
+        va="center",
         color=GREY,
         fontsize=9,
     )
     lowest = min(*recalls, tuning.target_recall)
     room = max(0.01, 0.3 * (1 - lowest))
     axes.set_ylim(max(0.0, lowest - room), 1 + 0.2 * room)
-    _mark(axes, tuning.chosen.ef_search, tuning.chosen.recall, f"recall {tuning.chosen.recall:.3f}", height=0.1)
+    _ring(axes, chosen.ef_search, chosen.recall)
 
 
 def _draw_latency(axes: Axes, tuning: Tuning) -> None:
-    _prepare(axes, "Time of a search, as this client sees it", "milliseconds")
+    chosen = tuning.chosen.latency
+    said = f"ringed: median {chosen.median_ms:.2g} ms, 95 % in {chosen.p95_ms:.2g} ms"
+    _prepare(axes, "Time of a search, as this client sees it", "milliseconds", said)
     efs = [measured.ef_search for measured in tuning.curve]
     medians = [measured.latency.median_ms for measured in tuning.curve]
     tails = [measured.latency.p95_ms for measured in tuning.curve]
@@ -95,14 +114,14 @@ def _draw_latency(axes: Axes, tuning: Tuning) -> None:
     else:
         axes.set_ylim(0, 1.5 * max(exact, *tails))
     axes.legend(framealpha=1, edgecolor="white", fontsize=9, labelcolor=INK, loc="upper left")
-    chosen = tuning.chosen.latency
-    text = f"median {chosen.median_ms:.2g} ms, 95 % in {chosen.p95_ms:.2g} ms"
-    _mark(axes, tuning.chosen.ef_search, chosen.median_ms, text, height=0.5)
+    _ring(axes, tuning.chosen.ef_search, chosen.median_ms)
 
 
 def _draw_candidates(axes: Axes, candidates: Sequence[Candidate]) -> None:
     rows = candidates[0].rows
-    _prepare(axes, f"Other indexes, by themselves, on {rows:,} of the vectors", "recall@10")
+    _prepare(
+        axes, f"Other indexes, by themselves, on {rows:,} of the vectors", "recall@10", "of images, not products"
+    )
     for number, candidate in enumerate(candidates):
         axes.plot(
             [measured.ef_search for measured in candidate.curve],
@@ -117,8 +136,8 @@ def _draw_candidates(axes: Axes, candidates: Sequence[Candidate]) -> None:
     axes.legend(frameon=False, fontsize=8, loc="lower right", labelcolor=INK)
 
 
-def _prepare(axes: Axes, title: str, unit: str) -> None:
-    axes.set_title(title, fontsize=10.5, color=INK, loc="left")
+def _prepare(axes: Axes, title: str, unit: str, said: str) -> None:
+    axes.set_title(f"{title}\n{said}", fontsize=10, color=INK, loc="left")
     axes.set_ylabel(unit, color=INK)
     axes.set_xlabel("ef_search", color=INK)
     axes.set_xscale("log")
@@ -131,20 +150,6 @@ def _prepare(axes: Axes, title: str, unit: str) -> None:
     axes.tick_params(colors=INK)
 
 
-def _mark(axes: Axes, at: float, value: float, text: str, *, height: float) -> None:
-    """Ring the chosen point, and say at this height, a share of the panel's, what it gives."""
-    axes.axvline(at, color=INK, linestyle=":", linewidth=1)
+def _ring(axes: Axes, at: float, value: float) -> None:
+    """Show the chosen point; what it gives stands above the panel, where it covers nothing."""
     axes.plot([at], [value], marker="o", markersize=12, markerfacecolor="none", markeredgecolor=INK, linewidth=0)
-    is_left = at <= 200
-    axes.annotate(
-        f"chosen: ef_search {at:g}\n{text}",
-        (at, height),
-        xycoords=("data", "axes fraction"),
-        xytext=(8 if is_left else -8, 0),
-        textcoords="offset points",
-        ha="left" if is_left else "right",
-        va="center",
-        fontsize=9,
-        color=INK,
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2},
-    )

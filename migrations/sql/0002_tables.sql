@@ -11,6 +11,9 @@ ALTER TABLE catvec_store.models
   ADD COLUMN tuned_at              timestamptz,
   ADD COLUMN retired_at            timestamptz;
 
+-- what the indexes of the first release were made with
+UPDATE catvec_store.models SET index_ef_construction = 64;
+
 -- A text that apps search for by a name, and its vector under each model that has encoded it.
 CREATE TABLE catvec_store.queries (
   name       text PRIMARY KEY CHECK (name <> ''),

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.commands.live import progress_shown
-from pipeline.commands.options import Database, Home, Json, open_database
+from pipeline.commands.live import interruptible, progress_shown
+from pipeline.commands.options import ActiveModel, Database, Home, Json, Wait, Yes, open_database
 from pipeline.commands.terminal import print_json, print_table, say
 from pipeline.errors import ConfigError
 from pipeline.progress import Progress
@@ -18,15 +18,18 @@ from pipeline.progress import Progress
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.indexing import IndexReport, Tuning
+    from pipeline.indexing import IndexReport
     from pipeline.store.index import IndexState
     from pipeline.store.models import StoredModel
+    from pipeline.tuning import Tuning
+
+GREAT_M = 32
+"""what is worth trying when a lesser m misses too much; beyond, the index grows and little is gained"""
+MOST_MB = 2**21 - 1
+"""what PostgreSQL takes for maintenance_work_mem"""
 
 index_app = typer.Typer(help="The index of a model's vectors: build it, look at it, renew, drop and tune it.")
 
-Model = Annotated[
-    str | None, typer.Argument(metavar="[MODEL]", help="name of a model in the database; else the active one")
-]
 M = Annotated[
     int | None,
     typer.Option("--m", min=2, max=100, help="neighbours of a vector in the graph; else as it was, 16 at first"),
@@ -49,23 +52,15 @@ Binary = Annotated[
 ]
 Memory = Annotated[
     int | None,
-    typer.Option("--memory", metavar="MB", min=1, help="memory for the graph while it is built; else computed"),
-]
-Wait = Annotated[
-    float,
     typer.Option(
-        "--wait",
-        min=0,
-        metavar="SECONDS",
-        envvar="CATVEC_LOCK_WAIT",
-        help="seconds to go on trying to swap the indexes while others hold them; readers never wait that long",
+        "--memory", metavar="MB", min=1, max=MOST_MB, help="memory for the graph while it is built; else computed"
     ),
 ]
 
 
 @index_app.command()
 def build(
-    model: Model = None,
+    model: ActiveModel = None,
     m: M = None,
     ef_construction: EfConstruction = None,
     binary: Binary = None,
@@ -80,14 +75,14 @@ def build(
 
     options = IndexOptions(m=m, ef_construction=ef_construction, binary=binary, memory_mb=memory)
     progress = Progress()
-    with open_database(db, home) as url, progress_shown(progress):
+    with open_database(db, home) as url, interruptible(progress), progress_shown(progress):
         state = build_one(url, model, options, progress)
     _print_state(state, json=json)
 
 
 @index_app.command()
 def rebuild(
-    model: Model = None,
+    model: ActiveModel = None,
     m: M = None,
     ef_construction: EfConstruction = None,
     binary: Binary = None,
@@ -103,7 +98,7 @@ def rebuild(
 
     options = IndexOptions(m=m, ef_construction=ef_construction, binary=binary, memory_mb=memory, wait_s=wait)
     progress = Progress()
-    with open_database(db, home) as url, progress_shown(progress):
+    with open_database(db, home) as url, interruptible(progress), progress_shown(progress):
         state = rebuild_one(url, model, options, progress)
     _print_state(state, json=json)
 
@@ -120,15 +115,15 @@ def _print_state(state: IndexState, *, json: bool) -> None:
 
 @index_app.command()
 def drop(
-    model: Model = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
+    model: ActiveModel = None,
+    yes: Yes = False,
     db: Database = None,
     home: Home = None,
 ) -> None:
     """Take the index away. Searches go on without it, slower; the next `catvec run` builds it again."""
     from pipeline.indexing import drop as drop_one
 
-    with open_database(db, home) as url:
+    with open_database(db, home) as url, interruptible(Progress(phase="dropping the index")):
         gone = drop_one(url, model, is_sure=partial(_is_sure, is_told=yes))
     if gone is None:
         say("nothing was dropped")
@@ -166,7 +161,7 @@ def status(
     from pipeline.indexing import read_reports
 
     progress = Progress()
-    with open_database(db, home) as url, progress_shown(progress):
+    with open_database(db, home) as url, interruptible(progress), progress_shown(progress):
         reports = read_reports(url, model, progress, with_recall=recall)
     if json:
         print_json({"indexes": reports})
@@ -209,7 +204,7 @@ def _size(size_bytes: int) -> str:
 
 @index_app.command()
 def tune(
-    model: Model = None,
+    model: ActiveModel = None,
     sample: Annotated[int, typer.Option("--sample", min=10, help="vectors of the table to search with")] = 200,
     target: Annotated[
         float, typer.Option("--target-recall", min=0.5, max=1, help="recall@10 to reach with the least work")
@@ -229,8 +224,8 @@ def tune(
 ) -> None:
     """Measure recall and latency of searches over ef_search, and let the functions use what is good enough."""
     from pipeline.charts import draw_tuning, require_charts
-    from pipeline.indexing import TuneOptions
-    from pipeline.indexing import tune as tune_one
+    from pipeline.tuning import TuneOptions
+    from pipeline.tuning import tune as tune_one
 
     options = TuneOptions(
         sample=sample,
@@ -243,14 +238,16 @@ def tune(
     if chart is not None:
         require_charts(chart)
     progress = Progress()
-    with open_database(db, home) as url, progress_shown(progress):
+    with open_database(db, home) as url, interruptible(progress), progress_shown(progress):
         tuning = tune_one(url, model, options, progress)
-    if chart is not None:
-        draw_tuning(tuning, chart)
     if json:
         print_json(tuning)
     else:
-        _print_tuning(tuning, chart)
+        print_tuning(tuning)
+    if chart is not None:
+        # last, because it may fail, and then nothing that was measured is lost
+        draw_tuning(tuning, chart)
+        say(f"the curve is in {chart}")
 
 
 def _numbers(option: str, text: str, *, least: int, most: int) -> tuple[int, ...]:
@@ -261,7 +258,8 @@ def _numbers(option: str, text: str, *, least: int, most: int) -> tuple[int, ...
     raise ConfigError(f"{option} is {text!r}, expected numbers from {least} to {most} with commas between")
 
 
-def _print_tuning(tuning: Tuning, chart: Path | None) -> None:
+def print_tuning(tuning: Tuning) -> None:
+    """The curve as a table, what other indexes come to, and in words what was chosen."""
     rows: list[tuple[object, ...]] = [
         (
             measured.ef_search,
@@ -277,18 +275,23 @@ def _print_tuning(tuning: Tuning, chart: Path | None) -> None:
     if tuning.candidates:
         _print_candidates(tuning)
     if not tuning.reaches_target:
-        say(
-            f"no ef_search reaches a recall of {tuning.target_recall:g}; an index with a greater m does: "
-            f"catvec index rebuild {tuning.model} --m 32 --ef-construction 256"
-        )
-    if chart is not None:
-        say(f"the curve is in {chart}")
+        say(f"no ef_search reaches a recall of {tuning.target_recall:g}; {_beyond(tuning)}")
     chosen = f"ef_search {tuning.chosen.ef_search} (before: {tuning.before})"
     say(
         f"the functions search with {chosen} from now on"
         if tuning.is_stored
         else f"nothing is stored; it would be {chosen}"
     )
+
+
+def _beyond(tuning: Tuning) -> str:
+    """What else there is to do for more recall."""
+    rebuild = f"catvec index rebuild {tuning.model}"
+    if tuning.kind == "binary":
+        return f"an index of the embeddings instead of their bits may: {rebuild} --no-binary-rerank"
+    if tuning.m < GREAT_M:
+        return f"an index with a greater m may: {rebuild} --m {GREAT_M} --ef-construction {8 * GREAT_M}"
+    return f"the index is a large one already (m {tuning.m}); what others would give: catvec index tune --m LIST"
 
 
 def _print_candidates(tuning: Tuning) -> None:

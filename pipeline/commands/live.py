@@ -8,7 +8,10 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
+import typer
+
 from pipeline.commands.terminal import say
+from pipeline.errors import CatvecError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +24,10 @@ if TYPE_CHECKING:
 
 LOG_EVERY_S = 10.0
 BAR_EVERY_S = 0.2
+
+# tqdm would take the time that a phase waits for others as work, and foretell too long an end
+STEPS_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{unit} [{elapsed}{postfix}]"
+NO_BAR = "{desc} [{elapsed}]"
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
@@ -55,6 +62,22 @@ def signals_stop(stop: Stop) -> Iterator[Signals]:
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def interruptible(progress: Progress) -> Iterator[None]:
+    """SIGINT and SIGTERM break off what is done inside, which cleans up; how to go on is said."""
+    from pipeline.engine.stop import Stop
+
+    with signals_stop(Stop()) as signals:
+        try:
+            yield
+        except (KeyboardInterrupt, CatvecError):
+            # what is broken off may also fail
+            if signals.received is None:
+                raise
+            say(f"interrupted while {progress.snapshot().phase}; to go on, run the same command again")
+            raise typer.Exit(signals.exit_code) from None
 
 
 @contextmanager
@@ -106,22 +129,30 @@ def _steps_line(phase: str, steps: Steps) -> str:
 
 
 def _show_bar(progress: Progress, ended: threading.Event) -> None:
-    """One bar for the images, and one for each phase that counts something else."""
+    """One bar for the images, and one for each phase that counts something else, or nothing."""
     is_over, now = False, progress.snapshot()
     while not is_over:
-        counts_images, phase = now.steps is None, now.phase
+        what = _counted(now)
         with _bar(now) as bar:
-            while not is_over and counts_images == (now.steps is None) and (counts_images or phase == now.phase):
+            while not is_over and what == _counted(now):
                 _refresh(bar, now)
                 is_over = ended.wait(BAR_EVERY_S)
                 now = progress.snapshot()
 
 
+def _counted(now: Snapshot) -> tuple[str, str]:
+    """What the bar counts, and the phase if the next one begins from 0."""
+    if now.steps is not None:
+        return now.steps.unit, now.phase
+    return ("images", "") if now.total is not None else ("", now.phase)
+
+
 def _bar(now: Snapshot) -> tqdm[NoReturn]:
     from tqdm import tqdm
 
-    unit = "images" if now.steps is None else now.steps.unit
-    return tqdm(unit=f" {unit}", dynamic_ncols=True, smoothing=0.1, leave=False, file=sys.stderr)
+    unit, _ = _counted(now)
+    layout = None if unit == "images" else STEPS_BAR if unit else NO_BAR
+    return tqdm(unit=f" {unit}", bar_format=layout, dynamic_ncols=True, smoothing=0.1, leave=False, file=sys.stderr)
 
 
 def _refresh(bar: tqdm[NoReturn], now: Snapshot) -> None:
@@ -129,13 +160,16 @@ def _refresh(bar: tqdm[NoReturn], now: Snapshot) -> None:
     if steps is not None:
         bar.set_description_str(f"{now.phase}, {steps.waits_for}" if steps.waits_for else now.phase, refresh=False)
         bar.total, bar.n = steps.total, steps.done
+        is_known = steps.left_s is not None and not steps.waits_for
+        bar.set_postfix_str(f"about {steps.left_s:,.0f} s left" if is_known else "", refresh=False)
     else:
         bar.set_description_str(now.phase, refresh=False)
-        if now.total is not None and bar.total is None:
-            # what needed no work is not part of the rate
-            bar.initial = bar.n = now.unchanged
-            bar.total = now.total
-            bar.unpause()
-        bar.n = now.done
-        bar.set_postfix(failed=now.failed, reused=now.reused, refresh=False)
+        if now.total is not None:
+            if bar.total is None:
+                # what needed no work is not part of the rate
+                bar.initial = bar.n = now.unchanged
+                bar.total = now.total
+                bar.unpause()
+            bar.n = now.done
+            bar.set_postfix(failed=now.failed, reused=now.reused, refresh=False)
     bar.refresh()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.commands.options import Database, Home, Json, open_database, place_of
+from pipeline.commands.options import Database, Home, Json, Wait, Yes, open_database, place_of
 from pipeline.commands.terminal import print_json, print_table, say
 from pipeline.errors import ConfigError
 
@@ -21,16 +21,6 @@ if TYPE_CHECKING:
 models_app = typer.Typer(help="Models in the database: list them, switch between them.", no_args_is_help=False)
 
 Name = Annotated[str, typer.Argument(help="name of the model in the database")]
-Wait = Annotated[
-    float,
-    typer.Option(
-        "--wait",
-        min=0,
-        metavar="SECONDS",
-        envvar="CATVEC_LOCK_WAIT",
-        help="seconds to go on trying while others hold on to what is switched; readers never wait that long",
-    ),
-]
 
 
 @models_app.callback(invoke_without_command=True)
@@ -87,7 +77,7 @@ def rollback(wait: Wait = 60.0, db: Database = None, home: Home = None) -> None:
 @models_app.command()
 def drop(
     name: Name,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
+    yes: Yes = False,
     wait: Wait = 60.0,
     db: Database = None,
     home: Home = None,

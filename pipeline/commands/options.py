@@ -39,6 +39,20 @@ Home = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")]
+ActiveModel = Annotated[
+    str | None, typer.Argument(metavar="[MODEL]", help="name of a model in the database; else the active one")
+]
+Wait = Annotated[
+    float,
+    typer.Option(
+        "--wait",
+        min=0,
+        metavar="SECONDS",
+        envvar="CATVEC_LOCK_WAIT",
+        help="seconds to go on trying while others hold on to what is switched; readers never wait that long",
+    ),
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="do not ask")]
 Count = Annotated[int, typer.Option("-k", min=1, max=1000, envvar="CATVEC_K", help="products to show")]
 Conditions = Annotated[
     str,

@@ -90,12 +90,13 @@ def _judge_failures(failed: int, images: int, detail: str) -> Verdict:
 
 def check_index(connection: Connection, model: StoredModel) -> Verdict:
     from pipeline.store.health import count_vectors, see_index_kind
-    from pipeline.store.index import find_index
+    from pipeline.store.index import find_builder, find_index, find_leftovers
 
-    state, kind = find_index(connection, model), see_index_kind(connection, model)
+    state = find_index(connection, model)
+    kind = see_index_kind(connection, state.name)
     if kind is None:
         return _judge_no_index(model, count_vectors(connection, model, at_most=EXACT_ROWS + 1))
-    if kind.is_being_built:
+    if not state.is_valid and state.is_being_built:
         return ok(f"{state.name} is being built")
     if not state.is_valid:
         return problem(
@@ -103,10 +104,16 @@ def check_index(connection: Connection, model: StoredModel) -> Verdict:
             REBUILD.format(model.name),
         )
     expected = OPERATORS[model.index_kind]
-    if (kind.method, kind.operators) != expected:
+    if state.kind != model.index_kind:
         return problem(
             f"{state.name} is {kind.method} with {kind.operators}, expected {' with '.join(expected)}",
             f"catvec index rebuild {model.name}",
+        )
+    leftovers = [] if find_builder(connection, model) else find_leftovers(connection, model)
+    if leftovers:
+        return warning(
+            f"{' and '.join(leftovers)}: left of a rebuild that broke off, every write pays for it",
+            REBUILD.format(model.name),
         )
     return ok(f"{state.name}, {state.size_bytes / 2**20:,.1f} MB")
 
@@ -133,7 +140,8 @@ def check_use(connection: Connection, model: StoredModel, *, vector_schema: str)
 
     if count_vectors(connection, model, at_most=EXACT_ROWS + 1) <= EXACT_ROWS:
         return ok(f"not needed up to {EXACT_ROWS:,} vectors: an exact search is right")
-    if not find_index(connection, model).is_valid:
+    state = find_index(connection, model)
+    if not state.is_valid or state.kind != model.index_kind:
         return skipped("there is no valid index to use")
     query = "ORDER BY embedding <=> … LIMIT 10 on catvec.image_embeddings"
     found = explain_plain_search(connection, vector_schema=vector_schema)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -51,7 +51,7 @@ CREATE INDEX CONCURRENTLY {name}
 PROGRESS = """
 SELECT p.phase, p.tuples_done, p.current_locker_pid
   FROM pg_stat_progress_create_index p
- WHERE p.relid = to_regclass(%s)
+ WHERE (p.relid = to_regclass(%s) OR p.pid = %s)
    AND p.datname = current_database()
 """
 
@@ -94,7 +94,7 @@ def create_index(
     }
     progress.begin("building the index")
     progress.step(0, rows, unit="vectors")
-    with session_settings(connection, settings), _notices_heard(connection), _noticing_our_end(connection):
+    with session_settings(connection, settings), _notices_heard(connection), noticing_our_end(connection):
         try:
             _create(connection, model, wanted, name, workers=workers)
         except psycopg.Error as error:
@@ -167,20 +167,16 @@ def session_settings(connection: Connection, settings: Mapping[str, str]) -> Ite
 
 
 @contextmanager
-def _noticing_our_end(connection: Connection) -> Iterator[None]:
+def noticing_our_end(connection: Connection) -> Iterator[None]:
     """Let the server process end soon after this one is killed; without it a build goes on for nobody."""
-    try:
-        connection.execute(sql.SQL("SET client_connection_check_interval = {}").format(sql.Literal(f"{NOTICE_S}s")))
-    except psycopg.DatabaseError as error:
-        # not on every system, and not before PostgreSQL 14: then its build is waited for
-        logger.debug("the server cannot watch its clients: %s", error)
+    with ExitStack() as stack:
+        try:
+            watch = {"client_connection_check_interval": f"{NOTICE_S}s"}
+            stack.enter_context(session_settings(connection, watch))
+        except psycopg.DatabaseError as error:
+            # not on every system, and not before PostgreSQL 14: then its work is waited for
+            logger.debug("the server cannot watch its clients: %s", error)
         yield
-        return
-    try:
-        yield
-    finally:
-        if not connection.closed:
-            connection.execute("RESET client_connection_check_interval")
 
 
 @contextmanager
@@ -231,10 +227,15 @@ def _explained(error: psycopg.Error) -> StoreError:
 
 
 @contextmanager
-def watched(url: str, model: StoredModel, progress: Progress) -> Iterator[None]:
-    """Inside the block, `progress` follows whatever index of the model's table the server builds."""
+def watched(url: str, model: StoredModel, progress: Progress, *, builder: int | None = None) -> Iterator[None]:
+    """Inside the block, `progress` follows whatever index of the model's table the server builds.
+
+    Also those of other tables that the server process `builder` builds.
+    """
     ended = threading.Event()
-    thread = threading.Thread(target=_watch, args=(url, model, progress, ended), name="index progress", daemon=True)
+    thread = threading.Thread(
+        target=_watch, args=(url, model, builder, progress, ended), name="index progress", daemon=True
+    )
     thread.start()
     try:
         yield
@@ -243,11 +244,11 @@ def watched(url: str, model: StoredModel, progress: Progress) -> Iterator[None]:
         thread.join()
 
 
-def _watch(url: str, model: StoredModel, progress: Progress, ended: threading.Event) -> None:
+def _watch(url: str, model: StoredModel, builder: int | None, progress: Progress, ended: threading.Event) -> None:
     try:
         with connect(url) as connection:
             while not ended.wait(WATCH_S):
-                row = connection.execute(PROGRESS, (f"catvec_store.{model.table}",)).fetchone()
+                row = connection.execute(PROGRESS, (f"catvec_store.{model.table}", builder)).fetchone()
                 if row is not None:
                     _tell(progress, *row)
     except (psycopg.Error, StoreError) as error:

@@ -20,7 +20,6 @@ from psycopg.rows import class_row
 from pipeline.errors import StoreError
 from pipeline.store.connect import connect, translate
 from pipeline.store.explain.sql import explain_sql
-from pipeline.store.index import index_name
 from pipeline.store.runs import LOCK_KEY
 
 if TYPE_CHECKING:
@@ -75,11 +74,7 @@ SELECT current_user::text AS "user",
 """
 
 INDEX = """
-SELECT am.amname AS method, o.opcname AS operators,
-       EXISTS (SELECT
-                 FROM pg_stat_progress_create_index p
-                WHERE p.index_relid = x.indexrelid
-                  AND p.datname = current_database()) AS is_being_built
+SELECT am.amname AS method, o.opcname AS operators
   FROM pg_index x
   JOIN pg_class c ON c.oid = x.indexrelid
   JOIN pg_am am ON am.oid = c.relam
@@ -179,11 +174,10 @@ class Rights:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexKind:
-    """How an index was made, and whether somebody is making it right now."""
+    """How an index was made."""
 
     method: str
     operators: str
-    is_being_built: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,9 +293,9 @@ def see_rights(connection: Connection) -> Rights:
         return cursor.execute(RIGHTS).fetchone() or _nothing()
 
 
-def see_index_kind(connection: Connection, model: StoredModel) -> IndexKind | None:
+def see_index_kind(connection: Connection, name: str) -> IndexKind | None:
     with connection.cursor(row_factory=class_row(IndexKind)) as cursor:
-        return cursor.execute(INDEX, (f"catvec_store.{index_name(model)}",)).fetchone()
+        return cursor.execute(INDEX, (f"catvec_store.{name}",)).fetchone()
 
 
 def count_vectors(connection: Connection, model: StoredModel, *, at_most: int) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from pipeline.errors import ConfigError, StoreError
 from pipeline.progress import Progress
 from pipeline.store.build import create_index, session_settings
 from pipeline.store.connect import translated
-from pipeline.store.locks import keep_trying
+from pipeline.store.locks import find_holders, keep_trying, list_names
 from pipeline.store.roles import require_owner
 
 if TYPE_CHECKING:
@@ -33,14 +33,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FIND = """
+INDEXES = """
 SELECT c.relname AS name, true AS exists, x.indisvalid AS is_valid,
        EXISTS (SELECT
                  FROM pg_stat_progress_create_index p
                 WHERE p.relid = x.indrelid
                   AND p.datname = current_database()) AS is_being_built,
-       pg_relation_size(c.oid) AS size_bytes, greatest(t.reltuples, 0)::bigint AS rows,
-       CASE o.opcname WHEN 'halfvec_cosine_ops' THEN 'hnsw' WHEN 'bit_hamming_ops' THEN 'binary' END AS kind,
+       pg_relation_size(c.oid) AS size_bytes,
+       CASE WHEN a.amname = 'hnsw' AND x.indpred IS NULL
+            THEN CASE o.opcname WHEN 'halfvec_cosine_ops' THEN 'hnsw' WHEN 'bit_hamming_ops' THEN 'binary' END
+        END AS kind,
        -- what is not said there is pgvector's default
        coalesce((SELECT option_value FROM pg_options_to_table(c.reloptions) WHERE option_name = 'm'),
                 '16')::integer AS m,
@@ -48,20 +50,10 @@ SELECT c.relname AS name, true AS exists, x.indisvalid AS is_valid,
                 '64')::integer AS ef_construction
   FROM pg_index x
   JOIN pg_class c ON c.oid = x.indexrelid
-  JOIN pg_class t ON t.oid = x.indrelid
+  JOIN pg_am a ON a.oid = c.relam
   JOIN pg_opclass o ON o.oid = x.indclass[0]
- WHERE x.indexrelid = to_regclass(%s)
-"""
-
-# what a build or replacement that broke off leaves, ours or a REINDEX CONCURRENTLY: it is written to, but never read
-LEFTOVERS = """
-SELECT c.relname
-  FROM pg_index x
-  JOIN pg_class c ON c.oid = x.indexrelid
  WHERE x.indrelid = to_regclass(%(table)s)
-   AND (starts_with(c.relname, %(name)s || '_cc') AND NOT x.indisvalid
-        OR c.relname = %(name)s AND NOT x.indisvalid
-        OR c.relname IN (%(name)s || '_new', %(name)s || '_old'))
+   AND (a.amname = 'hnsw' OR c.relname = %(name)s)
  ORDER BY c.relname
 """
 
@@ -85,13 +77,18 @@ SELECT p.pid
    AND p.pid <> pg_backend_pid()
 """
 
+# what was tuned was another index; 100 is what a new model has, see migrations/sql
 STORE_SETTINGS = """
 UPDATE catvec_store.models
-   SET index_kind = %s, index_m = %s, index_ef_construction = %s
- WHERE model_id = %s
+   SET index_kind = %(kind)s, index_m = %(m)s, index_ef_construction = %(ef_construction)s,
+       ef_search = 100, tuned_at = NULL
+ WHERE model_id = %(model_id)s
+   AND (index_kind, index_m, index_ef_construction) IS DISTINCT FROM (%(kind)s, %(m)s, %(ef_construction)s)
 """
 
 ASK_AGAIN_S = 0.5
+UNTOLD_WAIT_S = 1
+"""that dropping an index may wait for readers before they are named"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,10 +119,14 @@ class IndexState:
     is_valid: bool
     is_being_built: bool
     size_bytes: int
-    rows: int
     kind: str | None
     m: int | None
     ef_construction: int | None
+
+    def is_as(self, wanted: IndexSettings) -> bool:
+        """Whether searches can use it and it was made so."""
+        made = (self.kind, self.m, self.ef_construction)
+        return self.is_valid and made == (wanted.kind, wanted.m, wanted.ef_construction)
 
 
 def index_name(model: StoredModel) -> str:
@@ -138,20 +139,42 @@ def settings_of(model: StoredModel) -> IndexSettings:
 
 
 def find_index(connection: Connection, model: StoredModel) -> IndexState:
+    """The index that the functions use, whatever its name, else what has its name, be it there or not."""
     name = index_name(model)
-    with connection.cursor(row_factory=class_row(IndexState)) as cursor:
-        found = cursor.execute(FIND, (f"catvec_store.{name}",)).fetchone()
-    return found or IndexState(
+    states = _list_indexes(connection, model)
+    named = [state for state in states if state.name == name]
+    others = [state for state in states if state.name != name and not _is_leftover(state, name)]
+    usable = [state for state in (*named, *others) if state.is_valid and state.kind == model.index_kind]
+    missing = IndexState(
         name=name,
         exists=False,
         is_valid=False,
         is_being_built=False,
         size_bytes=0,
-        rows=0,
         kind=None,
         m=None,
         ef_construction=None,
     )
+    return next(iter((*usable, *named)), missing)
+
+
+def find_leftovers(connection: Connection, model: StoredModel) -> list[str]:
+    """Indexes of broken off builds and replacements, ours or a REINDEX CONCURRENTLY: written to, but never needed."""
+    name = index_name(model)
+    return [state.name for state in _list_indexes(connection, model) if _is_leftover(state, name)]
+
+
+def _is_leftover(state: IndexState, name: str) -> bool:
+    if state.name in {f"{name}_new", f"{name}_old"}:
+        return True
+    return not state.is_valid and (state.name == name or state.name.startswith(f"{name}_cc"))
+
+
+def _list_indexes(connection: Connection, model: StoredModel) -> list[IndexState]:
+    """The HNSW indexes of the model's table, and whatever has the name of its index."""
+    names = {"table": f"catvec_store.{model.table}", "name": index_name(model)}
+    with connection.cursor(row_factory=class_row(IndexState)) as cursor:
+        return cursor.execute(INDEXES, names).fetchall()
 
 
 def refresh_statistics(connection: Connection, model: StoredModel) -> None:
@@ -165,27 +188,32 @@ def refresh_statistics(connection: Connection, model: StoredModel) -> None:
 
 
 def build_index(
-    connection: Connection, model: StoredModel, progress: Progress | None = None, *, memory_mb: int | None = None
+    connection: Connection,
+    model: StoredModel,
+    progress: Progress | None = None,
+    *,
+    wanted: IndexSettings | None = None,
+    memory_mb: int | None = None,
+    wait_s: float = 60.0,
 ) -> IndexState:
-    """Have a valid index, building it when there is none; `connection` is in autocommit mode.
+    """Have a valid index of the `wanted` settings, making it when there is none; `connection` is in autocommit mode.
 
-    A build that goes on elsewhere is waited for. What builds that broke off have left is removed. `memory_mb` is
-    what the graph may take while it is built, None computes it. Raises StoreError.
+    Without `wanted` any that the functions use will do, and a new one is made as the model says. A build that goes on
+    elsewhere is waited for. What builds that broke off have left is removed. `memory_mb` is what the graph may take
+    while it is built, None computes it. Raises StoreError.
     """
-    progress = progress or Progress()
     with translated():
         state = find_index(connection, model)
-        if state.is_valid:
+        if state.name == index_name(model) and _suits(state, model, wanted):
             _tidy(connection, model)
             return state
-        require_owner(connection, f"change the index of model {model.name!r}")
+        make = _Making(model=model, wanted=wanted or settings_of(model), memory_mb=memory_mb, wait_s=wait_s)
+        progress = progress or Progress()
         with _turn(connection, model, progress):
-            state = find_index(connection, model)
-            if not state.is_valid:
-                remove_indexes(connection, find_leftovers(connection, model))
-                create_index(connection, model, settings_of(model), state.name, progress, memory_mb=memory_mb)
-                state = _require_valid(connection, model)
-    return state
+            make.prepare(connection)
+            if not _suits(find_index(connection, model), model, wanted):
+                make.renew(connection, progress)
+            return _require_valid(connection, model)
 
 
 def replace_index(
@@ -203,49 +231,119 @@ def replace_index(
     these settings, and the index agree at every moment. A rename waits for no reader and no reader for it; the old
     index is dropped when the last of its readers has gone. Raises StoreError.
     """
+    make = _Making(model=model, wanted=wanted, memory_mb=memory_mb, wait_s=wait_s)
     progress = progress or Progress()
-    with translated():
-        require_owner(connection, f"change the index of model {model.name!r}")
-        with _turn(connection, model, progress):
-            name = index_name(model)
-            remove_indexes(connection, find_leftovers(connection, model))
-            create_index(connection, model, wanted, f"{name}_new", progress, memory_mb=memory_mb)
-            keep_trying(
-                connection,
-                partial(_swap, model=model, wanted=wanted),
-                relations=(f"catvec_store.{name}",),
-                wait_s=wait_s,
-            )
-            progress.begin("removing the old index and dead rows")
-            remove_indexes(connection, find_leftovers(connection, model))
-            # a fresh index knows no dead rows, so this is quick now
-            connection.execute(sql.SQL("VACUUM (ANALYZE) catvec_store.{}").format(sql.Identifier(model.table)))
-            return _require_valid(connection, model)
+    with translated(), _turn(connection, model, progress):
+        make.prepare(connection)
+        make.renew(connection, progress)
+        return _require_valid(connection, model)
+
+
+def _suits(state: IndexState, model: StoredModel, wanted: IndexSettings | None) -> bool:
+    if wanted is None:
+        return state.is_valid and state.kind == model.index_kind
+    return state.is_as(wanted) and wanted == settings_of(model)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Making:
+    """An index as it is to be made, by whoever has the turn."""
+
+    model: StoredModel
+    wanted: IndexSettings
+    memory_mb: int | None
+    wait_s: float
+
+    @property
+    def name(self) -> str:
+        return index_name(self.model)
+
+    def prepare(self, connection: Connection) -> None:
+        """Remove what is left of other builds, but a finished one; give the index that is used its name back."""
+        ready = self._find_ready(connection)
+        _remove_leftovers(connection, self.model, keep=ready)
+        _require_free(connection, self.model, ready)
+        found = find_index(connection, self.model)
+        if found.exists and found.name != self.name:
+            logger.warning("index %s is used by searches; it gets its name back: %s", found.name, self.name)
+            self._swap(connection, found.name, settings_of(self.model))
+            remove_indexes(connection, self.model, [f"{self.name}_old"])
+
+    def renew(self, connection: Connection, progress: Progress) -> None:
+        """Build the index, beside the one that stands if there is one, and let it take its place."""
+        new = self._find_ready(connection)
+        if new is None:
+            new = f"{self.name}_new" if find_index(connection, self.model).exists else self.name
+            create_index(connection, self.model, self.wanted, new, progress, memory_mb=self.memory_mb)
+        self._swap(connection, new, self.wanted)
+        if new == self.name:
+            return
+        progress.begin("removing the old index and dead rows")
+        remove_indexes(connection, self.model, [f"{self.name}_old"])
+        # a fresh index knows no dead rows, so this is quick now
+        connection.execute(sql.SQL("VACUUM (ANALYZE) catvec_store.{}").format(sql.Identifier(self.model.table)))
+
+    def _find_ready(self, connection: Connection) -> str | None:
+        """What a replacement has built that could not take its place."""
+        name = f"{self.name}_new"
+        states = _list_indexes(connection, self.model)
+        return next((name for state in states if state.name == name and state.is_as(self.wanted)), None)
+
+    def _swap(self, connection: Connection, new: str, settings: IndexSettings) -> None:
+        swap = partial(_rename, model=self.model, new=new, settings=settings)
+        try:
+            # no relation is locked against readers, only the model's row against other changes
+            keep_trying(connection, swap, relations=(), wait_s=self.wait_s)
+        except StoreError as error:
+            raise StoreError(
+                error.message,
+                hint=f"searches go on as before; index {new} is ready: when that transaction has ended, run the same "
+                "command again, and it takes its place without another build",
+            ) from error
 
 
 def drop_index(connection: Connection, model: StoredModel) -> None:
     """Take the index away, and what broken off builds have left. Raises StoreError."""
-    with translated():
-        require_owner(connection, f"change the index of model {model.name!r}")
-        with _turn(connection, model, Progress()):
-            names = {*find_leftovers(connection, model)}
-            if find_index(connection, model).exists:
-                names.add(index_name(model))
-            remove_indexes(connection, sorted(names))
+    with translated(), _turn(connection, model, Progress()):
+        names = {*find_leftovers(connection, model)}
+        found = find_index(connection, model)
+        if found.exists:
+            names.add(found.name)
+        remove_indexes(connection, model, sorted(names))
 
 
-def find_leftovers(connection: Connection, model: StoredModel) -> list[str]:
-    """Indexes of broken off builds and replacements."""
-    names = {"table": f"catvec_store.{model.table}", "name": index_name(model)}
-    return [row[0] for row in connection.execute(LEFTOVERS, names).fetchall()]
+def remove_indexes(connection: Connection, model: StoredModel, names: Sequence[str]) -> None:
+    """Without stopping readers; waits for the transactions that may use them, and says for which."""
+    for name in names:
+        try:
+            _drop(connection, name, lock_timeout=f"{UNTOLD_WAIT_S}s")
+        except psycopg.errors.LockNotAvailable:
+            holders = find_holders(connection, [f"catvec_store.{model.table}"])
+            logger.warning("index %s goes as soon as the transactions have ended of %s", name, list_names(holders))
+            _drop(connection, name, lock_timeout="0")
 
 
-def remove_indexes(connection: Connection, names: Sequence[str]) -> None:
-    """Without stopping readers; waits for the transactions that may use them."""
-    with session_settings(connection, {"lock_timeout": "0", "statement_timeout": "0"}):
-        for name in names:
-            connection.execute(
-                sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS catvec_store.{}").format(sql.Identifier(name))
+def _drop(connection: Connection, name: str, *, lock_timeout: str) -> None:
+    """Broken off, it leaves an index that is not read any more, and that the next one removes."""
+    with session_settings(connection, {"lock_timeout": lock_timeout, "statement_timeout": "0"}):
+        connection.execute(sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS catvec_store.{}").format(sql.Identifier(name)))
+
+
+def _remove_leftovers(connection: Connection, model: StoredModel, *, keep: str | None = None) -> None:
+    names = [name for name in find_leftovers(connection, model) if name != keep]
+    if names:
+        logger.warning("removing %s, which a build or a rebuild that broke off has left", ", ".join(names))
+        remove_indexes(connection, model, names)
+
+
+def _require_free(connection: Connection, model: StoredModel, ready: str | None) -> None:
+    """What is none of our indexes is not removed. Raises StoreError."""
+    for name in (f"{index_name(model)}_new", f"{index_name(model)}_old"):
+        row = connection.execute("SELECT to_regclass(%s) IS NULL", (f"catvec_store.{name}",)).fetchone()
+        if row == (False,) and name != ready:
+            raise StoreError(
+                f"catvec_store.{name} is not one of catvec's indexes, and has the name that a new one needs",
+                hint=f"run the same command again after: ALTER INDEX catvec_store.{name} RENAME TO …",
             )
 
 
@@ -256,16 +354,18 @@ def _require_valid(connection: Connection, model: StoredModel) -> IndexState:
     return state
 
 
-def _swap(connection: Connection, *, model: StoredModel, wanted: IndexSettings) -> None:
+def _rename(connection: Connection, *, model: StoredModel, new: str, settings: IndexSettings) -> None:
+    """Give an index the name of the model's, and the model its settings."""
     connection.execute("SET LOCAL lock_timeout = '300ms'")
     name = index_name(model)
-    for before, after in ((name, f"{name}_old"), (f"{name}_new", name)):
-        connection.execute(
-            sql.SQL("ALTER INDEX IF EXISTS catvec_store.{} RENAME TO {}").format(
-                sql.Identifier(before), sql.Identifier(after)
+    if new != name:
+        for before, after in ((name, f"{name}_old"), (new, name)):
+            connection.execute(
+                sql.SQL("ALTER INDEX IF EXISTS catvec_store.{} RENAME TO {}").format(
+                    sql.Identifier(before), sql.Identifier(after)
+                )
             )
-        )
-    connection.execute(STORE_SETTINGS, (wanted.kind, wanted.m, wanted.ef_construction, model.model_id))
+    connection.execute(STORE_SETTINGS, {**asdict(settings), "model_id": model.model_id})
 
 
 def _tidy(connection: Connection, model: StoredModel) -> None:
@@ -274,7 +374,7 @@ def _tidy(connection: Connection, model: StoredModel) -> None:
     if not leftovers or find_builder(connection, model) or not _try_lock(connection, model):
         return
     try:
-        remove_indexes(connection, find_leftovers(connection, model))
+        _remove_leftovers(connection, model)
     except psycopg.errors.InsufficientPrivilege as error:
         logger.debug("left for the owner to remove: %s: %s", ", ".join(leftovers), error)
     finally:
@@ -283,10 +383,11 @@ def _tidy(connection: Connection, model: StoredModel) -> None:
 
 @contextmanager
 def _turn(connection: Connection, model: StoredModel, progress: Progress) -> Iterator[None]:
-    """Hold the lock on the model's index; whoever builds it now is waited for.
+    """Hold the lock on the model's index, which is its owner's; whoever builds it now is waited for.
 
-    Polled: a blocking lock beside a CREATE INDEX CONCURRENTLY is a deadlock.
+    Polled: a blocking lock beside a CREATE INDEX CONCURRENTLY is a deadlock. Raises StoreError.
     """
+    require_owner(connection, f"change the index of model {model.name!r}")
     is_told = False
     while not _try_lock(connection, model):
         is_told = _tell_waiting(connection, model, progress, is_told=is_told)
@@ -301,7 +402,7 @@ def _turn(connection: Connection, model: StoredModel, progress: Progress) -> Ite
 def _tell_waiting(connection: Connection, model: StoredModel, progress: Progress, *, is_told: bool) -> bool:
     pid = find_builder(connection, model)
     if pid is not None and not is_told:
-        progress.begin(f"waiting for server process {pid}, which is at work on the index")
+        progress.begin("waiting")
         logger.warning("index %s is being worked on by server process %s; waiting for it", index_name(model), pid)
     time.sleep(ASK_AGAIN_S)
     return is_told or pid is not None

@@ -77,8 +77,8 @@ def keep_trying(
 ) -> Result:
     """Do the work in one transaction, again while others hold what it locks, for `wait_s` seconds.
 
-    `relations` are the tables and views that it locks against readers; `connection` is in autocommit mode. Raises
-    StoreError that names who is in the way.
+    `relations` are the tables and views that it locks against readers, none when it only changes the table of models;
+    `connection` is in autocommit mode. Raises StoreError that names who is in the way.
     """
     deadline = time.monotonic() + max(0.0, wait_s)  # in this order nan is 0
     pause_s = FIRST_PAUSE_S
@@ -91,7 +91,7 @@ def keep_trying(
             if time.monotonic() + pause_s > deadline:
                 raise _in_the_way(holders, relations, wait_s) from error
             level = logging.WARNING if pause_s == FIRST_PAUSE_S else logging.DEBUG
-            logger.log(level, "waiting %.0f s at most for %s", wait_s, _names(holders))
+            logger.log(level, "waiting %.0f s at most for %s", wait_s, list_names(holders))
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
@@ -102,7 +102,7 @@ def find_holders(connection: Connection, relations: Sequence[str]) -> list[Holde
         return cursor.execute(HOLDERS, {"relations": list(relations)}).fetchall()
 
 
-def _names(holders: Sequence[Holder]) -> str:
+def list_names(holders: Sequence[Holder]) -> str:
     if not holders:
         return "somebody who has just left"
     more = len(holders) - HOLDERS_SHOWN
@@ -111,7 +111,8 @@ def _names(holders: Sequence[Holder]) -> str:
 
 
 def _in_the_way(holders: Sequence[Holder], relations: Sequence[str], wait_s: float) -> StoreError:
-    message = f"{' and '.join(relations)} could not be locked within {wait_s:g} s: held by {_names(holders)}"
+    locked = " and ".join(relations) or "catvec_store.models"
+    message = f"{locked} could not be locked within {wait_s:g} s: held by {list_names(holders)}"
     pids = [holder.pid for holder in holders if holder.pid is not None]
     if not pids:
         return StoreError(message, hint="run the same command again, or give it longer with --wait SECONDS")

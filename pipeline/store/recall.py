@@ -43,12 +43,17 @@ SELECT DISTINCT ON (v.content_sha256) v.product_id, v.embedding
 """
 
 # + 0, because that no index can give: every row is compared
-EXACT = """
+EXACT_NEAR = """
 WITH near AS MATERIALIZED (
   SELECT e.content_sha256, {embedding} <=> %(vector)s AS distance
-    FROM catvec_store.{table} e
+    FROM {table} e
    ORDER BY ({embedding} <=> %(vector)s) + 0
    LIMIT {most})
+"""
+
+EXACT = (
+    EXACT_NEAR
+    + """
 SELECT p.product_id, 1 - min(n.distance) AS similarity, (SELECT count(*) FROM near) AS seen
   FROM near n
   JOIN catvec_store.images i ON i.content_sha256 = n.content_sha256
@@ -60,11 +65,15 @@ SELECT p.product_id, 1 - min(n.distance) AS similarity, (SELECT count(*) FROM ne
  ORDER BY similarity DESC
  LIMIT {k}
 """
+)
 
 SEARCH = """
 SELECT h.product_id, h.similarity
   FROM catvec.search_by_vector(%(vector)s, {k}, '{{}}', %(model)s, %(product)s) h
 """
+
+INDEX_SCANS = "SELECT pg_stat_get_xact_numscans(to_regclass(%s))"
+MAY_MEASURE = "SELECT has_schema_privilege('catvec_store', 'USAGE')"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -123,8 +132,8 @@ def _search_exactly(connection: Connection, model: StoredModel, product: str, ve
     most = 8 * K
     while True:
         query = sql.SQL(EXACT).format(
-            table=sql.Identifier(model.table),
-            embedding=sql.SQL(VIEWED[model.storage]).format(dims=sql.Literal(model.dims)),
+            table=sql.Identifier("catvec_store", model.table),
+            embedding=viewed(model),
             most=sql.Literal(most),
             k=sql.Literal(K),
         )
@@ -136,6 +145,25 @@ def _search_exactly(connection: Connection, model: StoredModel, product: str, ve
             similarities = tuple(row[1] for row in rows)
             return Query(product=product, vector=vector, similarities=similarities, seconds=seconds)
         most *= 8
+
+
+def viewed(model: StoredModel) -> sql.Composed:
+    """The embedding that the views show, of a row `e` of the vector table."""
+    return sql.SQL(VIEWED[model.storage]).format(dims=sql.Literal(model.dims))
+
+
+def may_measure(connection: Connection) -> bool:
+    """Whether this user may read the vectors beside the views; apps need not."""
+    return connection.execute(MAY_MEASURE).fetchone() == (True,)
+
+
+def reads_index(connection: Connection, model: StoredModel, index: str, query: Query) -> bool:
+    """Whether a search reads the index of this name; of few rows the planner rather compares all."""
+    with connection.transaction():
+        # a transaction counts its own scans at once
+        _search(connection, model, query)
+        [scans] = connection.execute(INDEX_SCANS, (f"catvec_store.{index}",)).fetchone() or (0,)
+    return bool(scans)
 
 
 def measure(connection: Connection, model: StoredModel, queries: Sequence[Query]) -> Measured:

@@ -15,6 +15,7 @@ import pytest
 from psycopg import sql
 
 from pipeline.store.connect import SPELLING
+from pipeline.store.migrate import newest_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -112,7 +113,7 @@ def test_a_database_of_a_newer_catvec(catvec: Catvec, unchanged: Healthy) -> Non
     for command in (["run", unchanged.folder / "catalog.csv"], ["status"], ["db", "migrate"]):
         assert catvec(*command, "--db", unchanged.url).complaint() == (
             1,
-            f"database {name!r} is at version 9999, this catvec knows up to 0001",
+            f"database {name!r} is at version 9999, this catvec knows up to {newest_version()}",
             "install a newer catvec",
         )
 
@@ -250,7 +251,7 @@ def test_a_table_that_disagrees_with_its_model(catvec: Catvec, unchanged: Health
 
     assert altered.complaint() == (
         1,
-        "table catvec_store.emb_healthy holds halfvec(16), model 'healthy' gives 32 dimensions",
+        "table catvec_store.emb_healthy holds halfvec(16), model 'healthy' gives 32 dimensions to store as halfvec",
         "somebody altered the table; run with --model-name NAME to make a new one",
     )
     assert gone.complaint() == (
@@ -300,7 +301,12 @@ def test_questions_that_cannot_be_answered(catvec: Catvec, unchanged: Healthy, t
             None,
         ),
         (["search", "red", "--device", "gpu"], 2, "--device is 'gpu', expected auto, cuda, cuda:N, mps or cpu", None),
-        (["models", "activate", "old"], 1, "no model 'old'", None),
+        (
+            ["models", "activate", "old"],
+            1,
+            "no model 'old' in this database, there are: healthy",
+            "see: catvec models",
+        ),
     ]
     for words, code, error, hint in cases:
         assert catvec(*words, "--db", unchanged.url).complaint() == (code, error, hint)

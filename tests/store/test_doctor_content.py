@@ -117,10 +117,33 @@ def test_a_build_that_was_cancelled_leaves_a_broken_index(
 def test_an_index_of_other_operators_is_a_problem(shop: Shop, database_url: str, first_model: StoredModel) -> None:
     change(shop, "DROP INDEX catvec_store.emb_tiny_hnsw")
     change(shop, "CREATE INDEX emb_tiny_hnsw ON catvec_store.emb_tiny USING hnsw (embedding halfvec_l2_ops)")
-    finding = look(database_url)["index of tiny"]
-    assert (finding.state, finding.detail) == (
+    change(shop, MANY_PRODUCTS)
+    change(shop, MANY_IMAGES)
+    change(shop, MANY_VECTORS)
+    findings = look(database_url)
+    assert seen(findings["index of tiny"]) == (
         "problem",
         "emb_tiny_hnsw is hnsw with halfvec_l2_ops, expected hnsw with halfvec_cosine_ops",
+        "catvec index rebuild tiny",
+    )
+    # one cure is enough
+    assert seen(findings["use of the index of tiny"]) == ("skipped", "there is no valid index to use", None)
+
+
+def test_an_index_with_another_name_is_the_index(shop: Shop, database_url: str, first_model: StoredModel) -> None:
+    change(shop, "ALTER INDEX catvec_store.emb_tiny_hnsw RENAME TO my_hnsw")
+    findings = look(database_url)
+    assert states(findings) == {}
+    assert findings["index of tiny"].detail.startswith("my_hnsw, ")
+
+
+def test_what_a_broken_off_rebuild_left_is_seen(shop: Shop, database_url: str, first_model: StoredModel) -> None:
+    change(shop, CREATE_INDEX.replace("emb_tiny_hnsw", "emb_tiny_hnsw_new"))
+    findings = look(database_url)
+    assert states(findings) == {"index of tiny": "warning"}
+    assert seen(findings["index of tiny"])[1:] == (
+        "emb_tiny_hnsw_new: left of a rebuild that broke off, every write pays for it",
+        "catvec index build tiny",
     )
 
 

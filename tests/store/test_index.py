@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from pipeline.errors import ConfigError, StoreError
-from pipeline.indexing import EF_SEARCH, TuneOptions, choose, read_reports, tune
+from pipeline.indexing import read_reports
 from pipeline.progress import Progress, Snapshot
 from pipeline.store.bloat import expected_bytes
 from pipeline.store.build import watched
@@ -30,7 +30,7 @@ from pipeline.store.index import (
     settings_of,
 )
 from pipeline.store.models import find_model, register_model
-from pipeline.store.recall import Latency, Measured, measure, recall, sample_queries
+from pipeline.store.recall import measure, sample_queries
 from tests.fixtures.store import Shop, model_spec
 
 if TYPE_CHECKING:
@@ -202,12 +202,24 @@ def test_a_build_that_goes_on_elsewhere_is_waited_for(
     builder = threading.Thread(target=_build, args=(database_url, model, Progress()))
     builder.start()
     pid = wait_for_build(database_url)
+    progress, seen = Progress(), set()
 
-    state = build_index(shop.session.connection(), model)
+    def look() -> None:
+        while not ended.wait(0.05):
+            seen.add(progress.snapshot().phase)
+
+    ended = threading.Event()
+    looker = threading.Thread(target=look)
+    looker.start()
+    state = build_index(shop.session.connection(), model, progress)
+    ended.set()
+    looker.join()
 
     builder.join()
     assert state.is_valid
-    assert f"index emb_wide_hnsw is being worked on by server process {pid}; waiting for it" in caplog.text
+    notice = f"index emb_wide_hnsw is being worked on by server process {pid}; waiting for it"
+    assert caplog.messages.count(notice) == 1
+    assert "waiting" in seen  # who is waited for is said once
     made = shop.one("SELECT count(*) FROM pg_stat_user_indexes WHERE indexrelname LIKE 'emb_wide_hnsw%%'")
     assert made == 1
 
@@ -442,56 +454,3 @@ def test_recall_is_measured_through_the_function_against_an_exact_search(shop: S
     assert list(queries[3].similarities) == pytest.approx(exact[0])
     assert len({query.product for query in queries}) == 20
     assert 0.9 <= measure(connection, again(shop), queries).recall <= 1
-
-
-def test_recall_counts_equals_as_found() -> None:
-    assert recall([0.9, 0.8, 0.8], [0.9, 0.8, 0.8]) == 1
-    assert recall([0.9, 0.8, 0.8], [0.9, 0.7]) == pytest.approx(1 / 3)
-    assert recall([0.9, 0.8], [0.9, 0.8, 0.8]) == 1
-    assert recall([], []) == 1
-
-
-def test_the_least_ef_search_that_is_good_enough_is_chosen() -> None:
-    latency = Latency(median_ms=1, p95_ms=2)
-    curve = [
-        Measured(ef_search=ef, recall=value, latency=latency)
-        for ef, value in ((20, 0.99), (40, 0.9), (100, 0.985), (200, 0.985), (400, 0.97))
-    ]
-
-    assert choose(curve, 0.98).ef_search == 100
-    assert choose(curve, 0.9).ef_search == 40  # 20 is never chosen
-    assert choose(curve, 1.0).ef_search == 100  # the least of the best
-
-
-def test_tuning_stores_what_the_functions_use_unless_it_is_a_dry_run(shop: Shop, database_url: str) -> None:
-    fill(shop, 2000)
-    build_index(shop.session.connection(), again(shop))
-    options = TuneOptions(sample=20, m=(8, 32), ef_construction=(32, 64), rows=500, dry_run=True)
-
-    tuning = tune(database_url, None, options, Progress())
-
-    assert [measured.ef_search for measured in tuning.curve] == list(EF_SEARCH)
-    assert (tuning.model, tuning.kind, tuning.rows, tuning.queries) == ("wide", "hnsw", 2000, 20)
-    assert tuning.curve[-1].recall == 1
-    # m 32 with ef_construction 32 cannot be
-    assert [(entry.m, entry.ef_construction, entry.rows) for entry in tuning.candidates] == [
-        (8, 32, 500),
-        (8, 64, 500),
-        (32, 64, 500),
-    ]
-    assert all(entry.curve[-1].recall > 0.95 for entry in tuning.candidates)
-    assert (again(shop).ef_search, again(shop).tuned_at) == (100, None)
-
-    chosen = tune(database_url, None, TuneOptions(sample=20), Progress()).chosen
-
-    assert again(shop).ef_search == chosen.ef_search
-    assert again(shop).tuned_at is not None
-
-
-def test_tuning_needs_an_index(shop: Shop, database_url: str) -> None:
-    fill(shop, 50)
-
-    from pipeline.errors import ModelError
-
-    with pytest.raises(ModelError, match="model 'wide' has no valid index to tune"):
-        tune(database_url, "wide", TuneOptions(), Progress())

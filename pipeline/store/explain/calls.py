@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pipeline.store.connect import Connection
+    from pipeline.store.explain.evidence import VectorTable
     from pipeline.store.explain.planner import Database, Ran
     from pipeline.store.explain.plans import PlanNode
 
@@ -100,7 +101,7 @@ def _judge_exact(database: Database, name: str, ran: Ran, reasons: tuple[Reason,
         "rows": ran.rows,
     }
     compared = f"{name} read about {ran.compared:,} vector{'' if ran.compared == 1 else 's'} when run"
-    missing = no_index_of(table)
+    missing = no_index_of(table) or _not_asked(table)
     if table.vectors > EXACT_ROWS and missing:
         return Explanation(
             verdict="scan", summary=f"does NOT use an index: {compared}", reasons=(missing, *reasons), **common
@@ -116,6 +117,19 @@ def _judge_exact(database: Database, name: str, ran: Ran, reasons: tuple[Reason,
         summary=f"does not use the index, and need not: {compared}",
         reasons=(few, *reasons),
         **common,
+    )
+
+
+def _not_asked(table: VectorTable) -> Reason | None:
+    """Why no valid index of the table is one that a function can use; None when one is."""
+    valid = [index for index in table.indexes if index.is_valid]
+    if any(index.operator == table.asked for index in valid):
+        return None
+    others = ", ".join(f"{index.name} answers {index.operator}" for index in valid)
+    return Reason(
+        key="no_index",
+        why=f"the functions order by {table.asked}, and model {table.model!r} has no index for that: {others}",
+        cure="run: catvec index build",
     )
 
 

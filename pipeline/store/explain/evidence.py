@@ -39,13 +39,16 @@ class VectorIndex:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VectorTable:
-    """The vectors of one model, as the catalog describes them to every role. `vectors` is an estimate."""
+    """The vectors of one model, as the catalog describes them to every role. `vectors` is an estimate, `asked` the
+    operator that the functions order by.
+    """
 
     model: str
     name: str
     oid: int
     dims: int
     storage: str
+    asked: str
     is_active: bool
     vectors: int
     is_analyzed: bool

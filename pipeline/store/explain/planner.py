@@ -29,7 +29,7 @@ TIMEOUT_S = 60
 
 # readers may not enter catvec_store, but the server's catalog is open to all
 TABLES = """
-SELECT m.name, c.relname, c.oid, m.dims, m.storage, m.is_active, c.reltuples::bigint,
+SELECT m.name, c.relname, c.oid, m.dims, m.storage, m.index_kind, m.is_active, c.reltuples::bigint,
        c.reltuples >= 0 AND 2 * i.reltuples >= c.reltuples
   FROM catvec.models m
   JOIN pg_catalog.pg_class c ON c.relname = 'emb_' || m.name
@@ -96,6 +96,8 @@ SELECT o.oid, o.is_table, pg_stat_get_xact_numscans(o.oid), pg_stat_get_xact_tup
 """
 
 OPERATORS = {"cosine": "<=>", "l2": "<->", "ip": "<#>", "l1": "<+>", "hamming": "<~>", "jaccard": "<%>"}
+KINDS = {"hnsw": "<=>", "binary": "<~>"}
+"""by the kind of the model's index, the operator by which the functions ask"""
 
 INDEX_ONLY = {
     "enable_seqscan": "off",
@@ -157,7 +159,7 @@ def see_database(connection: Connection) -> Database:
 
 
 def _see_table(connection: Connection, found: tuple[Any, ...]) -> VectorTable:
-    name, table, oid, dims, storage, is_active, estimate, is_analyzed = found
+    name, table, oid, dims, storage, kind, is_active, estimate, is_analyzed = found
     rows = estimate
     if estimate < EXACT_ROWS:
         rows = _count(connection, f"image_embeddings_{name}", at_most=EXACT_ROWS + 1) or estimate
@@ -177,6 +179,7 @@ def _see_table(connection: Connection, found: tuple[Any, ...]) -> VectorTable:
         oid=oid,
         dims=dims,
         storage=storage,
+        asked=KINDS[kind],
         is_active=is_active,
         vectors=max(estimate, rows),
         # an estimate that is far from the truth is as bad as none
