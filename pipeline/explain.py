@@ -12,13 +12,6 @@ if TYPE_CHECKING:
     from pipeline.store.explain.evidence import Explanation
 
 
-def shorten(text: str) -> str:
-    """SQL or a plan with its long vectors cut to their first numbers."""
-    from pipeline.store.explain.plans import shorten as cut
-
-    return cut(text)
-
-
 def explain_query(
     url: str,
     query: str,

@@ -200,7 +200,7 @@ def _report(connection: Connection, model: StoredModel, progress: Progress, *, w
         ef_construction=index.ef_construction,
         ef_search=model.ef_search,
         tuned_at=model.tuned_at,
-        recall=_measure_now(connection, model, progress) if is_measured else None,
+        recall=_measure_now(connection, model, index, progress) if is_measured else None,
         bloat=bloat,
         dead_share=round(rows.dead_share, 3),
         leftovers=tuple(leftovers),
@@ -217,14 +217,13 @@ def _state(index: IndexState) -> str:
     return "invalid" if index.exists else "missing"
 
 
-def _measure_now(connection: Connection, model: StoredModel, progress: Progress) -> float | None:
+def _measure_now(connection: Connection, model: StoredModel, index: IndexState, progress: Progress) -> float | None:
     """None when there is nothing to measure: no vectors, or so few that searches compare all."""
-    from pipeline.store.index import find_index
     from pipeline.store.recall import measure, reads_index, sample_queries
 
     progress.begin(f"measuring the recall of model {model.name}")
     queries = sample_queries(connection, model, STATUS_QUERIES, at_most_s=STATUS_S)
-    if not queries or not reads_index(connection, model, find_index(connection, model).name, queries[0]):
+    if not queries or not reads_index(connection, model, index.name, queries[0]):
         return None
     return round(measure(connection, model, queries).recall, 3)
 

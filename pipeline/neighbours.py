@@ -10,9 +10,7 @@ if TYPE_CHECKING:
     from pipeline.store.neighbours import Refresh
 
 
-def refresh_neighbours(
-    url: str, *, model: str | None, k: int | None, report: Callable[[int, int], None] = lambda _done, _total: None
-) -> Refresh:
+def refresh_neighbours(url: str, *, model: str | None, k: int | None, report: Callable[[int, int], None]) -> Refresh:
     """Find the neighbours that may have changed, of the named model or the active one. Raises CatvecError."""
     from pipeline.store.migrate import open_current
     from pipeline.store.models import choose_model

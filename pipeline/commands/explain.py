@@ -65,7 +65,7 @@ def _print(found: Explanation) -> None:
 
 
 def _print_reason(reason: Reason, word: str) -> None:
-    from pipeline.explain import shorten
+    from pipeline.store.explain.plans import shorten
 
     print_data(f"{word} {reason.why}")
     if reason.cure:
