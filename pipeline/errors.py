@@ -6,6 +6,7 @@ CatvecError
 ├── ModelError         weights, identity or device of a model
 ├── StoreError         the database
 │   └── LockedError    another run holds the lock
+├── BreakerError       too many images fail: the network or a server is down
 └── ItemError          one catalog row or image; the only one a run survives
     ├── RowError
     ├── FetchError
@@ -59,6 +60,10 @@ class StoreError(CatvecError):
 
 class LockedError(StoreError):
     """Another run holds the lock on this database and model."""
+
+
+class BreakerError(CatvecError):
+    """So many images fail that the network, or the server they come from, must be down."""
 
 
 class ItemError(CatvecError):

@@ -51,12 +51,30 @@ class BadRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Deletion:
+    """A catalog row that says that its product is no longer there."""
+
+    row: int
+    product_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRef:
-    """One image of one product as stored, a piece of work; `url` has one of the forms of `Product.images`."""
+    """One image of one product as stored, a piece of work; `url` has one of the forms of `Product.images`.
+
+    `etag` and `last_modified` are to be sent along, so that the server, or the file's own state, may answer "as
+    it was"; None asks for the bytes whatever they are. `sha256` is the content it had last. `has_vector` says that
+    this content has a vector under the model of the run, `failed_before` is the code of the failure that stands.
+    """
 
     image_id: int
     product_id: str
     url: str = field(repr=False)  # may hold a password or a token
+    etag: str | None = None
+    last_modified: str | None = None
+    sha256: bytes | None = None
+    has_vector: bool = False
+    failed_before: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +95,13 @@ class Fetched:
 
     content: Content
     data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotModified:
+    """The bytes behind an image are those whose `etag` or `last_modified` was sent along."""
+
+    image: ImageRef
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -101,25 +126,45 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Why an image has no vector. `stage` is fetch, decode or encode; `code` is an ItemError's."""
+    """Why an image has no vector, or not that of its newest bytes. `stage` is fetch, decode, encode or store; `code`
+    is
+    an ItemError's. `etag` and `last_modified` are those of the bytes that could not be used.
+    """
 
     image: ImageRef
     stage: str
     code: str
     detail: str
     is_retryable: bool
+    etag: str | None = None
+    last_modified: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """Who has to change something: nobody but time (transient), the shop (permanent), or catvec's side (ours)."""
+        if self.stage in {"encode", "store"} or self.code in {"internal_error", "private_host", "no_image_root"}:
+            return "ours"
+        # a page in place of an image is how many servers say that they are down
+        return "transient" if self.is_retryable or self.code == "not_an_image" else "permanent"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcomes:
-    """What became of some images; `reused` are those whose bytes have a vector already."""
+    """What became of some images.
+
+    `reused` have other bytes than before, which have a vector already; `same` were read again and are what they were;
+    `not_modified` were not even sent.
+    """
 
     embedded: tuple[Embedding, ...] = ()
     reused: tuple[Content, ...] = ()
+    same: tuple[Content, ...] = ()
+    not_modified: tuple[NotModified, ...] = ()
     failed: tuple[Failure, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.embedded) + len(self.reused) + len(self.failed)
+        parts = (self.embedded, self.reused, self.same, self.not_modified, self.failed)
+        return sum(len(part) for part in parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,24 +217,46 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProductChanges:
+    """What a run did to products: `new` and `changed` (title, price, attributes …) by the catalog, `removed` from
+    search."""
+
+    new: int
+    changed: int
+    removed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
-    """What a run did; its fields are the keys of `catvec run --json` (law 1: seen adds up)."""
+    """What a run did; its fields are the keys of `catvec run --json`, see docs/nightly.md.
+
+    Law 1: seen == unchanged + reused + embedded + failed + pending. `checked` images had a vector and were asked for
+    again, `changed` showed other bytes than before; `deferred` are those of `failed` whose next try is not due.
+    `removed` images left the search results; `forgotten` images and products were deleted. `stopped_by` is None,
+    max_runtime, failure_rate, SIGINT or SIGTERM.
+    """
 
     run_id: int
     finished: bool
+    stopped_by: str | None
     seen: int
     unchanged: int
     reused: int
     embedded: int
     failed: int
     pending: int
+    checked: int
+    changed: int
+    deferred: int
     removed: int
+    forgotten: int
+    products: ProductChanges
     failures_by_code: Mapping[str, int]
     seconds: float
     images_per_s: float
     model: str
     dims: int
-    device: str
-    precision: str
-    batch_size: int
+    device: str | None
+    precision: str | None
+    batch_size: int | None
     stage_seconds: Mapping[str, float]

@@ -6,7 +6,9 @@ default and help are written once, here.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields
+from datetime import timedelta
 from pathlib import Path  # noqa: TC003 - the command line reads these annotations
 from typing import Any
 
@@ -47,6 +49,9 @@ class CatalogSettings:
     price_column: str | None = setting(None, "column of the price")
     image_separator: str | None = setting(None, "what parts several images in one cell; else found per cell")
     image_root: Path | None = setting(None, "folder where relative image paths start; else beside the catalog")
+    deleted_column: str | None = setting(
+        None, "column that says true, yes, 1 or deleted for a product that is no longer there"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +96,8 @@ class ModelSettings:
         _check(self, batch_size=1)
         if self.precision not in PRECISIONS:
             raise ConfigError(f"--precision is {self.precision!r}, expected {', '.join(PRECISIONS)}")
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
+            raise ConfigError(f"--device is {self.device!r}, expected auto, cuda, cuda:N, mps or cpu")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +113,30 @@ class RunSettings:
     max_remove_rate: float = setting(
         0.1, "share of the stored products that may be missing, or have lost all images, 0 to 1"
     )
+    partial: bool = setting(False, "the catalog holds only what changed: products that it does not name stay")
+    deleted_ids: Path | None = setting(
+        None, "text file with the ids of products that are no longer there, one a line"
+    )
+    recheck: timedelta = setting(
+        timedelta(days=7),
+        "how old knowledge of an image at a URL may be before its server is asked whether it changed: a duration "
+        "such as 7d, always or never; each night a share of them is due. Files are looked at in every run, "
+        "unless never",
+    )
+    full_check: timedelta = setting(
+        timedelta(days=90),
+        "how old that knowledge may be before the bytes are read again, whatever the server says: 90d, "
+        "always or never",
+    )
+    ignore_validators: bool = setting(False, "read the bytes of all that is checked, as with --full-check always")
+    forget_after: timedelta = setting(
+        timedelta(days=30),
+        "how long products, images and vectors that left the catalog are kept: 30d, always or never",
+    )
+    max_failure_rate: float = setting(
+        0.5,
+        "share of the last 100 images that may fail, 0 to 1, before the run takes their servers for down and stops",
+    )
     build_index: bool = setting(True, "have an HNSW index after the run")
     storage: str | None = setting(
         None, "halfvec (16 bits a number) or vector (32 bits) for a new model's table; else halfvec, or as it is"
@@ -117,6 +148,8 @@ class RunSettings:
             raise ConfigError(f"--storage is {self.storage!r}, expected {' or '.join(STORAGES)}")
         if self.max_remove_rate > 1:
             raise ConfigError(f"--max-remove-rate is {self.max_remove_rate!r}, expected 0 to 1")
+        if not 0 <= self.max_failure_rate <= 1:
+            raise ConfigError(f"--max-failure-rate is {self.max_failure_rate!r}, expected 0 to 1")
 
 
 def plain_fields(kind: type) -> list[str]:

@@ -53,26 +53,33 @@ _SHOWN_NAMES = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """The other columns of a row: `images` in the order in which they count, and what is left for the attributes."""
+
+    images: tuple[str, ...]
+    attrs: tuple[str, ...]
+
+
+# compared by identity: hashing the fields would take longer than what the cache below saves
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Columns:
-    """The columns that are no attributes. `images` is empty when they are to be found row by row."""
+    """The columns with a meaning. `images` is empty when they are to be found row by row."""
 
     id: str
     title: str | None
     category: str | None
     brand: str | None
     price: str | None
+    deleted: str | None
     images: tuple[str, ...]
-
-    def images_of(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """The image columns of a row with these columns, in the order in which their images count."""
-        return self.images or usual_image_columns(names)
 
     # a table has one set of names; JSON objects may each have their own
     @lru_cache(maxsize=1024)  # noqa: B019 (there is one of these in a run)
-    def used_in(self, names: tuple[str, ...]) -> frozenset[str]:
-        """The columns of such a row that are no attributes."""
-        roles = (self.id, self.title, self.category, self.brand, self.price, *self.images_of(names))
-        return frozenset(name for name in roles if name)
+    def layout_of(self, names: tuple[str, ...]) -> Layout:
+        """Where a row with these columns has its images and attributes."""
+        images = self.images or usual_image_columns(names)
+        used = {self.id, self.title, self.category, self.brand, self.price, self.deleted, *images}
+        return Layout(images=images, attrs=tuple(name for name in names if name not in used))
 
 
 def find_columns(names: Sequence[str], settings: CatalogSettings) -> Columns:
@@ -81,6 +88,8 @@ def find_columns(names: Sequence[str], settings: CatalogSettings) -> Columns:
         role: _find(role, getattr(settings, f"{role}_column"), names)
         for role in ("id", "title", "category", "brand", "price")
     }
+    # only when named: a column that happens to be called so must delete nothing
+    deleted = None if settings.deleted_column is None else _named("deleted", settings.deleted_column, names)
     images = tuple(_named("image", name, names) for name in settings.image_columns)
     if found["id"] is None:
         raise _missing("id", names)
@@ -92,6 +101,7 @@ def find_columns(names: Sequence[str], settings: CatalogSettings) -> Columns:
         category=found["category"],
         brand=found["brand"],
         price=found["price"],
+        deleted=deleted,
         images=images,
     )
 

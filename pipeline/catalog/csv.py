@@ -7,7 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from pipeline.catalog.rows import Row, Table
-from pipeline.catalog.source import MAX_CHARACTERS, SourceError, lines, look_ahead
+from pipeline.catalog.source import CUT_OFF_HINT, MAX_CHARACTERS, SourceError, lines, look_ahead
 from pipeline.errors import CatalogError, ConfigError
 
 if TYPE_CHECKING:
@@ -24,26 +24,23 @@ _NAMED_DELIMITERS = {"\\t": "\t", "tab": "\t"}
 
 
 class _Lines:
-    """Lines for csv.reader that know whether the reader stopped in the middle of a row."""
+    """Lines for csv.reader, and how they end: the reader takes whatever it has by then for a row."""
 
     def __init__(self, source: Iterator[str]) -> None:
         self._source = source
-        self.number = 0
-        self.row_began_at = 0
-        self.is_cut = False
+        self._last = ""
+        self.are_all_read = False
 
-    def __iter__(self) -> _Lines:
-        return self
+    def __iter__(self) -> Iterator[str]:
+        for line in self._source:
+            self._last = line
+            yield line
+        self.are_all_read = True
 
-    def __next__(self) -> str:
-        try:
-            line = next(self._source)
-        except StopIteration:
-            self.is_cut = self.row_began_at > 0
-            raise
-        self.number += 1
-        self.row_began_at = self.row_began_at or self.number
-        return line
+    @property
+    def is_last_open(self) -> bool:
+        """Whether the line that was read last has no end, which only the last line of a text can lack."""
+        return not self._last.endswith(("\n", "\r"))
 
 
 def check_delimiter(delimiter: str | None) -> str | None:
@@ -68,10 +65,11 @@ def read_csv(text: Iterable[str], *, delimiter: str | None, name: str) -> Table:
     found = delimiter or declared or _sniff(head)
     # the limit is the process's; data URIs are longer than the default of 131,072
     csv.field_size_limit(MAX_CHARACTERS)
-    records = _records(_Lines(source), found)
+    source_lines = _Lines(source)
+    records = _records(source_lines, found)
     header = next(records, (0, []))[1]
     names = tuple(cell.strip() or f"column_{place}" for place, cell in enumerate(header, start=1))
-    return Table(names=names, rows=_rows(records, names))
+    return Table(names=names, rows=_rows(records, names, source_lines))
 
 
 def _declared_delimiter(head: list[str]) -> str | None:
@@ -114,18 +112,16 @@ def _score(head: list[str], delimiter: str) -> tuple[float, int]:
 def _records(source: _Lines, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Each row with the number of its first line; blank lines are no rows."""
     reader = csv.reader(source, delimiter=delimiter)
-    while True:
-        source.row_began_at = 0
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            raise _unclosed(source.row_began_at) from error
-        if source.is_cut:
-            raise _unclosed(source.row_began_at)
-        if cells is None:
-            return
-        if cells:
-            yield source.row_began_at, cells
+    line = 1
+    try:
+        for cells in reader:
+            if source.are_all_read:  # there was no line left, but an open quote
+                raise _unclosed(line)
+            if cells:
+                yield line, cells
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise _unclosed(line) from error
 
 
 def _unclosed(line: int) -> SourceError:
@@ -135,13 +131,16 @@ def _unclosed(line: int) -> SourceError:
     )
 
 
-def _rows(records: Iterator[tuple[int, list[str]]], names: tuple[str, ...]) -> Iterator[Row | BadRow]:
+def _rows(records: Iterator[tuple[int, list[str]]], names: tuple[str, ...], source: _Lines) -> Iterator[Row | BadRow]:
     width = len(names)
     for row, (line, cells) in enumerate(records, start=1):
         if len(cells) > width and not any(cells[width:]):
             del cells[width:]  # delimiters at the end of the line, but nothing between them
         values = dict(zip(names, cells, strict=False))
-        if len(cells) != width:
+        if len(cells) == width:
+            if any(cells):  # spreadsheets end in rows of delimiters alone
+                yield Row(row=row, values=values)
+        elif len(cells) < width and source.is_last_open:
+            raise SourceError("is cut off in the middle of its last line,", hint=CUT_OFF_HINT)
+        else:
             yield Row(row=row, values=values, crooked=f"{len(cells)} cells, expected {width} (line {line:,})")
-        elif any(cells):  # spreadsheets end in rows of delimiters alone
-            yield Row(row=row, values=values)

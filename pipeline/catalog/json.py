@@ -13,7 +13,7 @@ from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
 from pipeline.catalog.rows import Row, Table, bad_row
-from pipeline.catalog.source import MAX_CHARACTERS, SourceError, lines, look_ahead
+from pipeline.catalog.source import CUT_OFF_HINT, MAX_CHARACTERS, SourceError, lines, look_ahead
 from pipeline.errors import CatalogError, RowError
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ _HEAD_CHARACTERS = 1024 * 1024
 
 _BLANKS = re.compile(r"[ \t\n\r]*")
 _NUMBER_PART = re.compile(r"[-+.eE\d]*")
-_AGAIN = "fetch or export it again"
 _MAX_DIGITS = 4000
 """int() refuses more than 4,300 digits"""
 
@@ -66,7 +65,7 @@ class _Scanner:
         """The next character, which must be one of these."""
         found = self.peek()
         if not found:
-            raise SourceError("is cut off", hint=_AGAIN)
+            raise SourceError("is cut off", hint=CUT_OFF_HINT)
         if found not in expected:
             raise _invalid(f"found {found!r}, expected {' or '.join(map(repr, expected))}")
         self._at += 1
@@ -82,7 +81,7 @@ class _Scanner:
                 if not _is_incomplete(error):
                     raise _invalid(error.msg) from error
                 if not self._more(double=True):
-                    raise SourceError("is cut off", hint=_AGAIN) from error
+                    raise SourceError("is cut off", hint=CUT_OFF_HINT) from error
                 continue
             except RecursionError as error:
                 raise _invalid("nested too deeply") from error
@@ -206,6 +205,9 @@ def _parsed(line: str) -> Any:
     try:
         return _DECODER.decode(line)
     except json.JSONDecodeError as error:
+        # only the last line of a text can have no end
+        if _is_incomplete(error) and not line.endswith(("\n", "\r")):
+            raise SourceError("is cut off in the middle of its last line,", hint=CUT_OFF_HINT) from error
         return RowError("invalid_json", f"{error.msg} at character {error.pos + 1}")
     except RecursionError:
         return RowError("invalid_json", "nested too deeply")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-import sys
 from collections import Counter
 from contextlib import contextmanager
 from itertools import chain
@@ -13,14 +11,14 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from pipeline.catalog.columns import find_columns
 from pipeline.catalog.rows import Row, RowMapper
-from pipeline.catalog.source import SourceError, open_text
+from pipeline.catalog.source import check_exists, located, open_text
 from pipeline.errors import CatalogError, ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pipeline.catalog.rows import Table
-    from pipeline.records import BadRow, Product
+    from pipeline.records import BadRow, Deletion, Product
     from pipeline.settings import CatalogSettings
 
 _ENDINGS = {
@@ -39,19 +37,23 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9_]*)(\+[A-Za-z0-9_]+)?://")
 _REMOTE = ("http", "https", "ftp", "s3", "gs", "az", "file")
 
 
-def read_catalog(settings: CatalogSettings, *, stdin: BinaryIO | None = None) -> Iterator[Product | BadRow]:
+def read_catalog(
+    settings: CatalogSettings, *, stdin: BinaryIO | None = None, may_be_empty: bool = False
+) -> Iterator[Product | BadRow | Deletion]:
     """The catalog's products in its order, each followed by what is wrong with its images; in constant memory.
+
+    A Deletion stands in the place of a product that is no longer there (`settings.deleted_column`).
 
     The first row is read at once, so most errors come from the call. Raises ConfigError for settings that do
     not fit the catalog, and CatalogError for one that is missing, empty, damaged or cut off (this last one
     from the iterator, after the rows before the damage).
     """
     kind = _kind_of(settings)
-    records = _located(_records(kind, settings, stdin or sys.stdin.buffer), _name_of(kind, settings))
+    records = located(_records(kind, settings, stdin), _name_of(kind, settings))
     first = next(records, None)
-    if first is None:
+    if first is None and not may_be_empty:
         raise _holds_nothing(kind, settings)
-    return chain([first], records)
+    return records if first is None else chain([first], records)
 
 
 def image_root(settings: CatalogSettings) -> Path | None:
@@ -71,7 +73,7 @@ def image_root(settings: CatalogSettings) -> Path | None:
     return path if kind == "folder" else path.parent
 
 
-def _records(kind: str, settings: CatalogSettings, stdin: BinaryIO) -> Iterator[Product | BadRow]:
+def _records(kind: str, settings: CatalogSettings, stdin: BinaryIO | None) -> Iterator[Product | BadRow | Deletion]:
     root = image_root(settings)
     if kind == "folder":
         from pipeline.catalog.folder import read_folder
@@ -104,7 +106,7 @@ def _refuse_twins(names: tuple[str, ...], name: str) -> None:
 
 
 @contextmanager
-def _open_table(kind: str, settings: CatalogSettings, stdin: BinaryIO) -> Iterator[Table]:
+def _open_table(kind: str, settings: CatalogSettings, stdin: BinaryIO | None) -> Iterator[Table]:
     name = _name_of(kind, settings)
     path = None if settings.uri == _STANDARD_INPUT else Path(settings.uri)
     if kind == "sql":
@@ -133,18 +135,6 @@ def _read_text(kind: str, settings: CatalogSettings, text: Iterator[str], name: 
     return read_json(text, name) if kind == "json" else read_json_lines(text, name)
 
 
-def _located(records: Iterator[Product | BadRow], name: str) -> Iterator[Product | BadRow]:
-    """The same records; a source that breaks becomes an error that says after which row."""
-    row = 0
-    try:
-        for record in records:
-            row = record.row
-            yield record
-    except SourceError as error:
-        place = f"after row {row:,}" if row else "before its first row ends"
-        raise CatalogError(f"{name} {error.problem} {place}", hint=error.hint) from error
-
-
 def _kind_of(settings: CatalogSettings) -> str:
     """The kind by --format, else by the look of the URI. Raises ConfigError, or CatalogError without a file."""
     uri, wanted = settings.uri, settings.format
@@ -160,10 +150,7 @@ def _kind_of(settings: CatalogSettings) -> str:
     if not uri:
         raise ConfigError("the catalog is named by an empty text", hint="give a file, a folder, a database URL or -")
     path = Path(uri)
-    try:
-        _check_exists(path)
-    except OSError as error:
-        raise CatalogError(f"cannot read {uri!r}: {error.strerror}") from error
+    check_exists(path)
     if path.is_dir() != (wanted == "folder") and wanted is not None:
         found = "a folder" if path.is_dir() else "a file"
         raise ConfigError(f"{uri!r} is {found}, which --format {wanted} cannot be")
@@ -179,18 +166,6 @@ def _kind_of_url(scheme: str, wanted: str | None) -> str:
     if wanted not in (None, "sql"):
         raise ConfigError(f"the catalog is a database URL ({scheme}://), which --format {wanted} cannot be")
     return "sql"
-
-
-def _check_exists(path: Path) -> None:
-    if path.exists():
-        return
-    folder = path.parent
-    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(repr(str(path.with_name(name))) for name in near)}?" if near else None
-    if not folder.is_dir():
-        hint = f"there is no folder {str(folder)!r} either"
-    raise CatalogError(f"no such file {str(path)!r}", hint=hint)
 
 
 def _kind_by_ending(path: Path) -> str:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pipeline.catalog.rows import Row, Table
-from pipeline.catalog.source import SourceError, open_bytes
+from pipeline.catalog.source import CUT_OFF_HINT, SourceError, open_bytes
 from pipeline.errors import CatalogError, ConfigError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _BATCH_ROWS = 1024
 
 
 @contextmanager
-def open_parquet(path: Path | None, stdin: BinaryIO, name: str) -> Iterator[Table]:
+def open_parquet(path: Path | None, stdin: BinaryIO | None, name: str) -> Iterator[Table]:
     """The table in a file, or on standard input, which is spooled to disk first: its index is at its end.
 
     Raises ConfigError without pyarrow, CatalogError for what is no Parquet, and SourceError from the rows.
@@ -39,9 +39,7 @@ def open_parquet(path: Path | None, stdin: BinaryIO, name: str) -> Iterator[Tabl
         try:
             file = pq.ParquetFile(spool if path is None else stream)
         except (pa.ArrowException, OSError) as error:
-            raise CatalogError(
-                f"{name} is no whole Parquet file: {_first_line(error)}", hint="fetch or export it again"
-            ) from error
+            raise CatalogError(f"{name} is no whole Parquet file: {_first_line(error)}", hint=CUT_OFF_HINT) from error
         with file:
             yield Table(names=tuple(file.schema_arrow.names), rows=_rows(file, pa))
 

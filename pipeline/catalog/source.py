@@ -7,8 +7,10 @@ reader has had everything before it: so `open` can say after which row.
 from __future__ import annotations
 
 import codecs
+import difflib
 import gzip
 import io
+import sys
 import zlib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
@@ -21,7 +23,10 @@ if TYPE_CHECKING:
 
     from _typeshed import WriteableBuffer
 
+    from pipeline.records import BadRow, Deletion, Product
+
 T = TypeVar("T")
+Record = TypeVar("Record", bound="Product | BadRow | Deletion")
 
 CHUNK_BYTES = 64 * 1024
 """read at once; 1 MiB is no faster (decoding and parsing take the time) and delays the first row of a pipe"""
@@ -48,6 +53,8 @@ _MARKS = (
 )
 _LONGEST_HEAD = 16
 
+CUT_OFF_HINT = "fetch or export it again"
+
 
 class SourceError(Exception):
     """The stream breaks here: `problem` continues a sentence that begins with the catalog's name."""
@@ -56,6 +63,34 @@ class SourceError(Exception):
         super().__init__(problem)
         self.problem = problem
         self.hint = hint
+
+
+def located(records: Iterator[Record], name: str, *, unit: str = "row") -> Iterator[Record]:
+    """The same records; a source that breaks becomes a CatalogError that says after which row."""
+    row = 0
+    try:
+        for record in records:
+            row = record.row
+            yield record
+    except SourceError as error:
+        place = f"after {unit} {row:,}" if row else f"before its first {unit} ends"
+        raise CatalogError(f"{name} {error.problem} {place}", hint=error.hint) from error
+
+
+def check_exists(path: Path) -> None:
+    """Raises CatalogError, with the nearest names, for a path where nothing is."""
+    try:
+        if path.exists():
+            return
+        folder = path.parent
+        names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    except OSError as error:
+        raise CatalogError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(repr(str(path.with_name(name))) for name in near)}?" if near else None
+    if not folder.is_dir():
+        hint = f"there is no folder {str(folder)!r} either"
+    raise CatalogError(f"no such file {str(path)!r}", hint=hint)
 
 
 class _Replayed(io.RawIOBase):
@@ -77,13 +112,13 @@ class _Replayed(io.RawIOBase):
 
 
 @contextmanager
-def open_bytes(path: Path | None, stdin: BinaryIO) -> Iterator[BinaryIO]:
-    """The bytes of a file, or of standard input when there is no path (which stays open).
+def open_bytes(path: Path | None, stdin: BinaryIO | None) -> Iterator[BinaryIO]:
+    """The bytes of a file, or of standard input when there is no path; `stdin` stands for it and stays open.
 
     Raises CatalogError when the file cannot be opened.
     """
     if path is None:
-        yield stdin
+        yield stdin or sys.stdin.buffer
         return
     try:
         file = path.open("rb")
@@ -94,7 +129,7 @@ def open_bytes(path: Path | None, stdin: BinaryIO) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def open_text(path: Path | None, stdin: BinaryIO, *, encoding: str, name: str) -> Iterator[Iterator[str]]:
+def open_text(path: Path | None, stdin: BinaryIO | None, *, encoding: str, name: str) -> Iterator[Iterator[str]]:
     """The text of a file or of standard input as pieces of any length, without a byte order mark.
 
     `name` is the catalog's in errors.
@@ -144,9 +179,9 @@ def _read(read: Callable[[int], bytes], size: int) -> bytes:
     try:
         return read(size)
     except EOFError as error:
-        raise SourceError("is cut off (its gzip data end early)", hint="fetch or export it again") from error
+        raise SourceError("is cut off (its gzip data end early)", hint=CUT_OFF_HINT) from error
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise SourceError(f"holds damaged gzip data ({error})", hint="fetch or export it again") from error
+        raise SourceError(f"holds damaged gzip data ({error})", hint=CUT_OFF_HINT) from error
     except OSError as error:
         raise SourceError(f"cannot be read further ({error.strerror or error})") from error
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 BAD_TEXT = re.compile("[\x00\ud800-\udfff]")
 """what Postgres' text and jsonb refuse: NUL, and surrogates, which no UTF-8 text has"""
 
+MAX_INDEXED_CHARACTERS = 500
+"""longest id, category or brand: Postgres cannot index more than 2,704 bytes, and a character may take four"""
+
 _MAX_DEPTH = 100
 """of lists and objects: no product needs more, and Python's own limit differs between its versions"""
 
@@ -28,6 +31,13 @@ _MAX_DIGITS = 30
 
 def check_storable(values: Mapping[str, Any]) -> None:
     """Raises RowError, bad_text or too_deep, for a row that Postgres could not store."""
+    try:
+        # one look at the whole row: one at each cell took a sixth of the time of reading
+        is_storable = not _is_bad_text("".join([*values, *values.values()]))
+    except TypeError:  # not all of them are text
+        is_storable = False
+    if is_storable:
+        return
     for name, value in values.items():
         if _is_bad(name, 0) or _is_bad(value, 0):
             raise RowError("bad_text", f"column {name!r} holds a NUL character or half a surrogate pair")
@@ -35,7 +45,7 @@ def check_storable(values: Mapping[str, Any]) -> None:
 
 def _is_bad(value: object, depth: int) -> bool:
     if isinstance(value, str):
-        return BAD_TEXT.search(value) is not None
+        return _is_bad_text(value)
     if not isinstance(value, (dict, list, tuple)):
         return False
     if depth == _MAX_DEPTH:
@@ -44,12 +54,23 @@ def _is_bad(value: object, depth: int) -> bool:
     return any(_is_bad(item, depth + 1) for item in items)
 
 
+def _is_bad_text(text: str) -> bool:
+    """What searching BAD_TEXT would say, in a tenth of the time."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return "\x00" in text
+
+
 def as_text(value: object) -> str | None:
     """One line of text for a person: stripped; None when there is nothing.
 
     Numbers are plain (123 and 123.0 both give "123"), a list is joined by commas, and an object stands for
     its name, as in {"id": 7, "name": "Shoes"}.
     """
+    if isinstance(value, str):  # first, because most values are
+        return value.strip() or None
     if isinstance(value, dict):
         name = next((value[key] for key in ("name", "title", "label", "value") if value.get(key)), None)
         value = json.dumps(as_json(value), ensure_ascii=False) if name is None else name
@@ -67,10 +88,10 @@ def as_text(value: object) -> str | None:
 
 def as_json(value: object) -> Any:  # noqa: PLR0911 (one line for each kind of value)
     """The value as JSON has it: text, number, bool, list or object; NaN and infinities are None."""
+    if isinstance(value, str):  # first, because most values are
+        return value.strip()
     if value is None or isinstance(value, (bool, int)):
         return value
-    if isinstance(value, str):
-        return value.strip()
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Decimal):

@@ -8,11 +8,13 @@ import os
 import shlex
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
+from pipeline.durations import parse_age, show_duration
 from pipeline.settings import plain_fields
 
 if TYPE_CHECKING:
@@ -135,9 +137,15 @@ def with_settings(*kinds: type) -> Callable[[Callable[..., None]], Callable[...,
 
 def take(kind: type[Record], options: dict[str, Any], **more: Any) -> Record:
     """Build a settings record from the options that `with_settings` made for it."""
-    names = [parameter.name for parameter in _parameters(kind)]
-    values = {name: tuple(options[name]) if isinstance(options[name], list) else options[name] for name in names}
+    hints = get_type_hints(kind)
+    values = {entry.name: _read(options[entry.name], hints[entry.name]) for entry in _parameters(kind)}
     return kind(**values, **more)
+
+
+def _read(value: Any, hint: Any) -> Any:
+    if hint is timedelta:
+        return parse_age(value)
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _parameters(kind: type) -> Iterator[inspect.Parameter]:
@@ -156,11 +164,10 @@ def _option(name: str, hint: Any, default: Any, help_text: str) -> inspect.Param
     flag = "--" + option.replace("_", "-")
     if hint is bool and default:
         flag = f"{flag}/--no-{flag.removeprefix('--')}"
-    kind: Any = list[str] if is_several else hint
-    annotation = Annotated[kind, typer.Option(flag, envvar="CATVEC_" + option.upper(), help=help_text)]
-    return inspect.Parameter(
-        name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=list(default) if is_several else default,
-        annotation=annotation,
-    )
+    kind: Any = list[str] if is_several else str if hint is timedelta else hint
+    metavar = "AGE" if hint is timedelta else None
+    annotation = Annotated[
+        kind, typer.Option(flag, envvar="CATVEC_" + option.upper(), help=help_text, metavar=metavar)
+    ]
+    shown = list(default) if is_several else show_duration(default) if hint is timedelta else default
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=shown, annotation=annotation)

@@ -9,9 +9,9 @@ from pipeline.errors import ConfigError
 from pipeline.settings import CatalogSettings
 
 
-def roles(*names: str, **settings: object) -> tuple[str | None, ...]:
+def roles(*names: str, **settings: object) -> tuple[object, ...]:
     found = find_columns(names, CatalogSettings(uri="-", **settings))  # type: ignore[arg-type]
-    images = found.images_of(names)
+    images = found.layout_of(names).images
     return found.id, found.title, found.category, found.brand, found.price, images
 
 

@@ -14,7 +14,7 @@ import pytest
 from pipeline.catalog import image_root, read_catalog
 from pipeline.catalog import source as source_module
 from pipeline.errors import CatalogError, CatvecError, ConfigError
-from pipeline.records import BadRow, Product
+from pipeline.records import BadRow, Deletion, Product
 from pipeline.settings import CatalogSettings
 
 if TYPE_CHECKING:
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-    Read = Callable[..., list[Product | BadRow]]
+    Read = Callable[..., list[Product | BadRow | Deletion]]
 
 
 @pytest.fixture
 def read(tmp_path: Path) -> Read:
     """Write a catalog file and read it."""
 
-    def _read(name: str, content: str | bytes, **settings: Any) -> list[Product | BadRow]:
+    def _read(name: str, content: str | bytes, **settings: Any) -> list[Product | BadRow | Deletion]:
         path = tmp_path / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         return list(read_catalog(CatalogSettings(uri=str(path), **settings)))
@@ -51,7 +51,7 @@ def fault(read: Read, tmp_path: Path) -> Callable[..., tuple[str, str | None]]:
     return _fault
 
 
-def codes(records: list[Product | BadRow]) -> list[tuple[int, str]]:
+def codes(records: list[Product | BadRow | Deletion]) -> list[tuple[int, str]]:
     return [(record.row, record.code if isinstance(record, BadRow) else "product") for record in records]
 
 
@@ -340,7 +340,7 @@ def test_a_bad_line_of_json_lines_is_a_bad_row(read: Read) -> None:
 
 
 def test_standard_input_is_csv_unless_said_otherwise() -> None:
-    def from_stdin(data: bytes, **settings: Any) -> list[Product | BadRow]:
+    def from_stdin(data: bytes, **settings: Any) -> list[Product | BadRow | Deletion]:
         return list(read_catalog(CatalogSettings(uri="-", **settings), stdin=io.BytesIO(data)))
 
     expected = [Product(row=1, product_id="1", images=("https://x.y/a.jpg",))]
