@@ -34,7 +34,9 @@ class Steps:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """The counters at one moment. `seconds` count from the beginning, `work_seconds` since the total is known.
+    """The counters at one moment. `checked` had a vector and were asked for again, `changed` showed other bytes;
+    both are
+    among the other counts, too. `seconds` count from the beginning, `work_seconds` since the total is known.
 
     `steps` are those of a phase that counts something else than images.
     """
@@ -45,6 +47,8 @@ class Snapshot:
     reused: int
     embedded: int
     failed: int
+    checked: int
+    changed: int
     failures_by_code: Mapping[str, int]
     stage_seconds: Mapping[str, float]
     seconds: float
@@ -71,6 +75,8 @@ class Progress:
     unchanged: int = 0
     reused: int = 0
     embedded: int = 0
+    checked: int = 0
+    changed: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     stage_seconds: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
@@ -88,11 +94,15 @@ class Progress:
                 self.total = total
                 self.work_started = time.monotonic()
 
-    def add(self, *, unchanged: int = 0, reused: int = 0, embedded: int = 0) -> None:
+    def add(
+        self, *, unchanged: int = 0, reused: int = 0, embedded: int = 0, checked: int = 0, changed: int = 0
+    ) -> None:
         with self._lock:
             self.unchanged += unchanged
             self.reused += reused
             self.embedded += embedded
+            self.checked += checked
+            self.changed += changed
 
     def step(self, done: int, total: int, *, unit: str, waits_for: str = "") -> None:
         """Say how far the phase is in something else than images; the next `begin` ends it."""
@@ -125,6 +135,8 @@ class Progress:
                 reused=self.reused,
                 embedded=self.embedded,
                 failed=self.failures.total(),
+                checked=self.checked,
+                changed=self.changed,
                 failures_by_code=dict(self.failures.most_common()),
                 stage_seconds={name: round(seconds, 3) for name, seconds in self.stage_seconds.items()},
                 seconds=time.monotonic() - self.started,

@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     from yarl import URL
 
 _PHRASES: Final = {status.value: f" ({status.phrase})" for status in HTTPStatus}
-_RETRYABLE: Final = frozenset({408, 425, 429})
+# 304 comes out of a cache that mixes up whom it answers, and goes when its entry does
+_RETRYABLE: Final = frozenset({304, 408, 425, 429})
 
 
 def of_status(status: int) -> FetchError:
     """Name an answer that is neither good nor a redirect."""
     message = f"the server answered {status}{_PHRASES.get(status, '')}"
+    if status == 304:
+        message += " to a request without conditions, expected the image"
     return FetchError(f"http_{status}", message, is_retryable=status in _RETRYABLE or status >= 500)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Self
 from pipeline.errors import FetchError
 from pipeline.images.download import Downloader
 from pipeline.images.local import read_data_uri, read_file
-from pipeline.records import Content, Fetched
+from pipeline.records import Content, Fetched, NotModified
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,13 +52,16 @@ class Fetcher:
         await self._downloader.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    async def fetch(self, image: ImageRef) -> Fetched:
-        """Get the bytes of one image, whichever of its three forms the location has.
+    async def fetch(self, image: ImageRef) -> Fetched | NotModified:
+        """Get the bytes of one image, whichever of its three forms the location has; or learn that they are still
+        those of its `etag` or `last_modified`, which a data URI never has.
 
         Raises:
             FetchError: whatever is wrong with this image; nothing else.
         """
-        body = await self._fetch(image.url.strip())
+        body = await self._fetch(image)
+        if body is None:
+            return NotModified(image=image)
         if not body.data:
             raise FetchError("empty", "the image has 0 bytes")
         if len(body.data) <= _HASH_INLINE_BYTES:
@@ -75,20 +78,23 @@ class Fetcher:
         )
         return Fetched(content=content, data=body.data)
 
-    async def _fetch(self, location: str) -> Body:
+    async def _fetch(self, image: ImageRef) -> Body | None:
+        location = image.url.strip()
         start = _SCHEME.match(location)
         scheme = (start[1] or start[2]).lower() if start else None
         if scheme in {"http", "https"}:
-            return await self._downloader.download(location)
+            return await self._downloader.download(location, etag=image.etag, last_modified=image.last_modified)
         if scheme == "data":
             return await self._in_thread(partial(read_data_uri, location, self._settings.max_bytes))
         if scheme is not None:
             raise FetchError("bad_url", f"the image location begins with {scheme}://, expected http or https")
         if self._image_root is None:
             raise FetchError("no_image_root", f"{location[:200]!r} is a path, but there is no image root")
-        return await self._in_thread(partial(read_file, location, self._image_root, self._settings.max_bytes))
+        return await self._in_thread(
+            partial(read_file, location, self._image_root, self._settings.max_bytes, image.etag)
+        )
 
-    async def _in_thread(self, read: Callable[[], Body]) -> Body:
+    async def _in_thread(self, read: Callable[[], Body | None]) -> Body | None:
         async with self._slots:
             try:
                 async with asyncio.timeout(self._settings.timeout_s):

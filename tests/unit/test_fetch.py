@@ -37,9 +37,11 @@ def fetch_all(urls: list[str], *, root: Path | None = None, **changes: Any) -> l
 
     async def one(fetcher: Fetcher, url: str) -> Fetched | FetchError:
         try:
-            return await fetcher.fetch(ImageRef(image_id=1, product_id="p", url=url))
+            found = await fetcher.fetch(ImageRef(image_id=1, product_id="p", url=url))
         except FetchError as error:
             return error
+        assert isinstance(found, Fetched)
+        return found
 
     async def main() -> list[Fetched | FetchError]:
         async with Fetcher(settings(**changes), root) as fetcher:
