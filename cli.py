@@ -1,7 +1,7 @@
 """The command `catvec`: assembles the commands, and turns errors into words and exit codes.
 
 Exit codes: 0 done · 1 stopped by an error · 2 usage or configuration · 3 finished, but too many images failed ·
-75 another run holds the lock · 130 interrupted · 143 terminated.
+4 the failure rate stopped a run · 75 another run holds the lock · 130 interrupted · 143 terminated.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from pipeline.commands.database import db_app
 from pipeline.commands.demo import demo
 from pipeline.commands.doctor import doctor
 from pipeline.commands.explain import explain
+from pipeline.commands.failures import failures, retry
 from pipeline.commands.find import search, similar
 from pipeline.commands.index import index_app
-from pipeline.commands.look import failures, status
+from pipeline.commands.logs import LogFormat, configure_logging
+from pipeline.commands.look import status
 from pipeline.commands.models import models_app
 from pipeline.commands.neighbours import neighbours_app
+from pipeline.commands.outcome import exit_code_of
 from pipeline.commands.queries import embed_text, queries_app
-from pipeline.commands.run import run
-from pipeline.commands.terminal import print_data, say
-from pipeline.errors import CatvecError, ConfigError, LockedError
-
-EX_TEMPFAIL = 75
-"""sysexits.h: try again later"""
+from pipeline.commands.run import plan, run
+from pipeline.commands.terminal import print_data, say_error
+from pipeline.errors import CatvecError
 
 app = typer.Typer(
     name="catvec",
@@ -43,12 +43,14 @@ app = typer.Typer(
     rich_markup_mode=None,  # rich would double the time that --help takes
 )
 app.command()(run)
+app.command()(plan)
 app.command()(search)
 app.command()(similar)
 app.command()(embed_text)
 app.add_typer(queries_app, name="queries")
 app.command()(status)
 app.command()(failures)
+app.command()(retry)
 app.add_typer(models_app, name="models")
 app.add_typer(index_app, name="index")
 app.add_typer(neighbours_app, name="neighbours")
@@ -71,11 +73,10 @@ def prepare(
         Path | None, typer.Option("--config", envvar="CATVEC_CONFIG", help="configuration file; else ./catvec.toml")
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="more words; tracebacks of errors")] = False,
+    log_format: LogFormat = "text",
     _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")] = False,
 ) -> None:
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
-    )
+    configure_logging(log_format, verbose=verbose)
     path = config or Path(FILE_NAME)
     if config or path.is_file():
         context.default_map = read_config(path, context.command)
@@ -88,10 +89,8 @@ def main() -> None:
     except CatvecError as error:
         if _is_verbose():
             logging.getLogger("catvec").error("traceback", exc_info=error)
-        say(f"error: {error.message}")
-        if error.hint:
-            say(f"hint: {error.hint}")
-        sys.exit(_exit_code(error))
+        say_error(error)
+        sys.exit(exit_code_of(error))
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
@@ -102,12 +101,6 @@ def main() -> None:
 
 def _is_verbose() -> bool:
     return logging.getLogger().isEnabledFor(logging.DEBUG)
-
-
-def _exit_code(error: CatvecError) -> int:
-    if isinstance(error, ConfigError):
-        return 2
-    return EX_TEMPFAIL if isinstance(error, LockedError) else 1
 
 
 if __name__ == "__main__":

@@ -1,36 +1,55 @@
 """What `catvec run` does: a catalog becomes searchable vectors.
 
-catalog → sync → work list → fetch → decode → encode → write, then the index, and the first model becomes the
-active one. Whatever interrupts it, the same command again goes on: the work list is what has no vector yet.
+catalog → sync → work list → fetch → decode → encode → write, then what left the catalog leaves the search results,
+then the index, and the first model becomes the active one. Whatever interrupts it, the same command again goes on:
+the work list is what has no vector yet, or has not been looked at for long.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
-from pathlib import Path
+from itertools import chain
 from typing import TYPE_CHECKING, BinaryIO
 
-from pipeline.errors import CatvecError
-from pipeline.records import RunSummary
+from pipeline.durations import ALWAYS
+from pipeline.errors import BreakerError, CatvecError, LockedError
+from pipeline.on_demand import ModelOnDemand
+from pipeline.records import ProductChanges, RunSummary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractAsyncContextManager
+    from datetime import datetime
 
     from pipeline.engine.local import Fetcher
     from pipeline.engine.stop import Stop
-    from pipeline.models.encoder import Encoder
     from pipeline.progress import Progress
-    from pipeline.records import BadRow, Outcomes, Product
+    from pipeline.records import BadRow, Deletion, Outcomes, Product
     from pipeline.settings import RunSettings
     from pipeline.store.connect import Connection, Session
     from pipeline.store.models import StoredModel
+    from pipeline.store.removal import Removed
+    from pipeline.store.stage import Differences
+    from pipeline.store.work import Scope, WorkCount
 
 logger = logging.getLogger(__name__)
+
+LOCK_GLANCE_S = 1.0
+"""how often a run that waits for another looks whether that one is done"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a run ended; with `breaker`, it stopped because too many images failed."""
+
+    summary: RunSummary
+    breaker: BreakerError | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +57,10 @@ class _Job:
     """What the steps of one run share. `writer` holds the lock; the others feed the engine beside it."""
 
     settings: RunSettings
-    encoder: Encoder
+    on_demand: ModelOnDemand
     model: StoredModel
     run_id: int
+    scope: Scope
     url: str = field(repr=False)  # may hold a password
     writer: Session
     feeder: Session
@@ -50,30 +70,41 @@ class _Job:
 
 
 def ingest(
-    settings: RunSettings, *, url: str, progress: Progress, stop: Stop, stdin: BinaryIO | None = None
-) -> RunSummary:
-    """Bring the database at `url` up to the catalog. Raises CatvecError; what was committed stays."""
-    from pipeline.catalog.open import read_catalog
+    settings: RunSettings,
+    *,
+    url: str,
+    progress: Progress,
+    stop: Stop,
+    wait: timedelta = timedelta(0),
+    stdin: BinaryIO | None = None,
+) -> Ended:
+    """Bring the database at `url` up to the catalog. Raises CatvecError; what was committed stays.
+
+    Another run with the same model is waited for as long as `wait` says, then LockedError is raised.
+    """
     from pipeline.models.registry import model_name
     from pipeline.store.connect import Session, translated
     from pipeline.store.migrate import migrate
-    from pipeline.store.runs import take_lock
+    from pipeline.store.models import find_model
+    from pipeline.store.runs import begin_run
 
     progress.begin("reading the catalog")
-    lock = partial(take_lock, model_name=model_name(settings.model))
-    rows = read_catalog(settings.catalog, stdin=stdin)  # a wrong file is told before a model is loaded
+    rows = read_rows(settings, stdin)  # a wrong file is told before a model is looked for
     migrate(url)
     with translated(), ExitStack() as stack:
-        writer = stack.enter_context(Session(url, on_connect=lock, give_up=stop.is_asked))
+        writer = stack.enter_context(_locked(settings, url, progress, stop, wait))
         feeder, lookup = (stack.enter_context(Session(url, give_up=stop.is_asked)) for _ in range(2))
-        progress.begin("loading the model")
-        encoder = _load_encoder(settings, writer)
-        model, run_id = writer.run(partial(_register, settings, encoder))
+        progress.begin("checking the model")
+        stored = writer.run(lambda connection: find_model(connection, model_name(settings.model)))
+        on_demand = ModelOnDemand(settings, stored, progress)
+        model = writer.run(on_demand.register)
+        run_id, started_at = writer.run(lambda connection: begin_run(connection, model, settings.catalog_name))
         job = _Job(
             settings=settings,
-            encoder=encoder,
+            on_demand=on_demand,
             model=model,
             run_id=run_id,
+            scope=scope_of(settings, started_at),
             url=url,
             writer=writer,
             feeder=feeder,
@@ -88,87 +119,144 @@ def ingest(
             raise
 
 
-def _load_encoder(settings: RunSettings, session: Session) -> Encoder:
-    from pipeline.models.encoder import load_encoder
+def read_rows(settings: RunSettings, stdin: BinaryIO | None) -> Iterator[Product | BadRow | Deletion]:
+    """The catalog's rows, and the products that --deleted-ids names. Raises ConfigError and CatalogError."""
+    from pipeline.catalog.open import read_catalog
+
+    # a delta feed of a quiet night holds nothing
+    rows = read_catalog(settings.catalog, stdin=stdin, may_be_empty=settings.partial)
+    if settings.deleted_ids is None:
+        return rows
+    from pipeline.catalog.deleted import read_deleted_ids
+
+    return chain(rows, read_deleted_ids(settings.deleted_ids))
+
+
+def scope_of(settings: RunSettings, as_of: datetime) -> Scope:
+    """Which images are due for a run with these settings at this moment."""
+    from pipeline.store.work import Scope
+
+    full_check = ALWAYS if settings.ignore_validators else settings.full_check
+    return Scope(catalog=settings.catalog_name, as_of=as_of, recheck=settings.recheck, full_check=full_check)
+
+
+def _locked(settings: RunSettings, url: str, progress: Progress, stop: Stop, wait: timedelta) -> Session:
+    """A session that holds the lock on the model. Raises LockedError when another holds it for too long."""
     from pipeline.models.registry import model_name
-    from pipeline.models.self_test import self_test
-    from pipeline.store.models import find_model
+    from pipeline.store.connect import Session
+    from pipeline.store.runs import take_lock
 
-    stored = session.run(lambda connection: find_model(connection, model_name(settings.model)))
-    encoder = load_encoder(settings.model, registered_revision=stored.revision if stored else None)
-    self_test(encoder)
-    return encoder
-
-
-def _register(settings: RunSettings, encoder: Encoder, connection: Connection) -> tuple[StoredModel, int]:
-    """The stored model, made or checked, and a new run of it; one transaction."""
-    from pipeline.models.preprocess import fingerprint
-    from pipeline.models.registry import hub_id
-    from pipeline.store.models import register_model
-    from pipeline.store.runs import begin_run
-
-    wanted = settings.model.model
-    location = wanted if hub_id(wanted) else str(Path(wanted).expanduser().resolve())
-    spec = encoder.spec
-    model = register_model(
-        connection, spec, fingerprint(spec.preprocess), location=location, storage=settings.storage
-    )
-    return model, begin_run(connection, model, settings.catalog_name)
+    lock = partial(take_lock, model_name=model_name(settings.model))
+    session = Session(url, on_connect=lock, give_up=stop.is_asked)
+    deadline = time.monotonic() + wait.total_seconds()
+    while True:
+        try:
+            session.connection()
+        except LockedError:
+            if stop.is_asked() or time.monotonic() >= deadline:
+                raise
+            progress.begin("waiting for another run")
+            time.sleep(min(LOCK_GLANCE_S, max(0.0, deadline - time.monotonic())))
+        else:
+            return session
 
 
-def _work_off(job: _Job, rows: Iterator[Product | BadRow]) -> RunSummary:
+def _work_off(job: _Job, rows: Iterator[Product | BadRow | Deletion]) -> Ended:
+    from pipeline.store.removal import remove_missing
     from pipeline.store.runs import end_run
 
-    removed = _sync(job, rows)
-    _encode_missing(job)
-    finished = not job.stop.is_asked()
+    differences = _sync(job, rows)
+    work = _count(job, differences)
+    try:
+        _encode_missing(job, work)
+    except BreakerError as breaker:
+        return _give_up(job, breaker, differences, work)
+    removed = job.writer.run(lambda connection: remove_missing(connection, job.settings.catalog_name))
+    counters = job.progress.snapshot()
+    rest = (counters.total or 0) - counters.done
+    finished = not rest or not job.stop.is_asked()
+    forgotten = 0
     if finished:
-        _complete(job)
-    job.writer.run(lambda connection: end_run(connection, job.run_id, "finished" if finished else "stopped"))
-    return _summarise(job, removed=removed, finished=finished)
+        # another model's run may have found what was due here
+        job.progress.add(unchanged=rest)
+        forgotten = _complete(job)
+    summary = _summarise(
+        job,
+        differences,
+        work,
+        stopped_by=None if finished else job.stop.reason,
+        removed=removed,
+        forgotten=forgotten,
+    )
+    state = "finished" if finished else "stopped"
+    job.writer.run(lambda connection: end_run(connection, job.run_id, state, summary=summary))
+    return Ended(summary=summary)
 
 
-def _sync(job: _Job, rows: Iterator[Product | BadRow]) -> int:
-    """Bring products and images up to the catalog; returns how many images left the search results."""
-    from pipeline.store.runs import record_synced
+def _give_up(job: _Job, breaker: BreakerError, differences: Differences, work: WorkCount) -> Ended:
+    """Too many images fail: nothing leaves the search results, and what failed is tried again by the next run."""
+    from pipeline.store.runs import end_run, retry_at_once
+
+    summary = _summarise(job, differences, work, stopped_by="failure_rate")
+
+    def end(connection: Connection) -> None:
+        retry_at_once(connection, job.run_id)
+        end_run(connection, job.run_id, "failed", error=breaker.message, summary=summary)
+
+    job.writer.run(end)
+    return Ended(summary=summary, breaker=breaker)
+
+
+def _sync(job: _Job, rows: Iterator[Product | BadRow | Deletion]) -> Differences:
+    """Bring products and images up to the catalog."""
     from pipeline.store.sync import sync_catalog
-    from pipeline.store.work import count_work
 
-    settings, progress = job.settings, job.progress
-    progress.begin("syncing products")
-    with progress.stage("sync"):
-        synced = job.writer.run_once(
+    settings = job.settings
+    job.progress.begin("syncing products")
+    with job.progress.stage("sync"):
+        return job.writer.run_once(
             lambda connection: sync_catalog(
-                connection, rows, catalog=settings.catalog_name, max_remove_rate=settings.max_remove_rate
+                connection,
+                rows,
+                catalog=settings.catalog_name,
+                max_remove_rate=settings.max_remove_rate,
+                partial=settings.partial,
             )
         )
-        count = count_work(job.feeder, job.model, settings.catalog_name)
-    bad_rows = sum(synced.bad_rows.values())
-    unchanged = count.images - count.missing
-    progress.begin("encoding images", total=count.images + bad_rows)
-    progress.add(unchanged=unchanged)
-    for code, rows_of_code in synced.bad_rows.items():
-        progress.fail(code, rows_of_code)
+
+
+def _count(job: _Job, differences: Differences) -> WorkCount:
+    """What is to be done, counted into the progress and the record of the run."""
+    from pipeline.store.runs import record_synced
+    from pipeline.store.work import count_work
+
+    with job.progress.stage("sync"):
+        work = count_work(job.feeder, job.model, job.scope)
+    bad_rows = sum(differences.bad_rows.values())
+    seen = work.images + bad_rows
+    job.progress.begin("checking images" if work.due else "encoding images", total=seen)
+    job.progress.add(unchanged=work.unchanged)
+    for code, count in (*differences.bad_rows.items(), *work.deferred.items()):
+        job.progress.fail(code, count)
+    failed = bad_rows + sum(work.deferred.values())
     job.writer.run(
-        lambda connection: record_synced(
-            connection,
-            job.run_id,
-            seen=count.images + bad_rows,
-            unchanged=unchanged,
-            failed=bad_rows,
-            removed=synced.removed,
-        )
+        lambda connection: record_synced(connection, job.run_id, seen=seen, unchanged=work.unchanged, failed=failed)
     )
-    return synced.removed
+    return work
 
 
-def _encode_missing(job: _Job) -> None:
+def _encode_missing(job: _Job, work: WorkCount) -> None:
+    from pipeline.engine.breaker import Breaker
     from pipeline.engine.local import LocalEngine, Stages
     from pipeline.images.decode import decode
     from pipeline.store.vectors import write_outcomes
     from pipeline.store.work import find_known, read_work
 
-    settings, encoder = job.settings, job.encoder
+    if not work.to_do:
+        return
+    settings, on_demand = job.settings, job.on_demand
+    if work.missing and not job.stop.is_asked():
+        on_demand.load()  # while nothing is under way: it will surely be needed, and may fail
 
     def write(outcomes: Outcomes) -> Outcomes:
         return write_outcomes(job.writer, job.model, job.run_id, outcomes)
@@ -176,20 +264,21 @@ def _encode_missing(job: _Job) -> None:
     stages = Stages(
         open_fetcher=partial(_open_fetcher, settings),
         find_known=partial(find_known, job.lookup, job.model),
-        decode=lambda fetched: decode(fetched, encoder.spec.preprocess, settings.decode),
-        encode=encoder.encode_images,
+        decode=lambda fetched: decode(fetched, on_demand.spec.preprocess, settings.decode),
+        batch_size=on_demand.batch_size,
+        encode=on_demand.encode_images,
         write=write,
     )
     engine = LocalEngine(
         stages,
         job.progress,
         job.stop,
-        window=settings.fetch.concurrency + 2 * encoder.batch_size,
+        Breaker(settings.max_failure_rate),
+        window=settings.fetch.concurrency + 2 * on_demand.batch_size(),
         decode_threads=settings.decode_threads or _usable_cores(),
-        batch_size=encoder.batch_size,
     )
     with job.progress.stage("images"), job.stop.draining():
-        engine.run(read_work(job.feeder, job.model, settings.catalog_name))
+        engine.run(read_work(job.feeder, job.model, job.scope))
 
 
 def _open_fetcher(settings: RunSettings) -> AbstractAsyncContextManager[Fetcher]:
@@ -203,20 +292,30 @@ def _usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _complete(job: _Job) -> None:
-    """Everything was tried: have an index, and let the first model be the active one."""
+def _complete(job: _Job) -> int:
+    """Everything was tried: forget what left long ago, have an index, and let the first model be the active one.
+
+    Returns how many products and images were forgotten.
+    """
     from pipeline.store.index import refresh_statistics
+    from pipeline.store.removal import forget
     from pipeline.store.roles import is_owner
 
+    settings = job.settings
+    with job.progress.stage("forget"):
+        forgotten = job.writer.run(
+            lambda connection: forget(connection, job.model, settings.catalog_name, settings.forget_after)
+        )
     counters = job.progress.snapshot()
     if counters.embedded or counters.reused:
         job.writer.run(lambda connection: refresh_statistics(connection, job.model))
     owns = job.writer.run(is_owner)
-    if job.settings.build_index:
+    if settings.build_index:
         _have_index(job, owns=owns)
     if job.model.has_text:
         _encode_queries(job)
     job.writer.run(partial(_open_up, job.model, owns))
+    return forgotten
 
 
 def _have_index(job: _Job, *, owns: bool) -> None:
@@ -267,7 +366,7 @@ def _encode_queries(job: _Job) -> None:
         if missing:
             job.progress.begin("encoding stored texts")
             with job.progress.stage("texts"):
-                encode_queries(job.writer, missing, job.model, job.encoder)
+                encode_queries(job.writer, missing, job.model, job.on_demand.load())
     except (CatvecError, RuntimeError) as error:  # RuntimeError: torch's, such as a device without memory left
         logger.warning(
             "stored texts are not encoded: %s; later: catvec queries refresh --model %s", error, job.model.name
@@ -281,31 +380,47 @@ def _close_failed(job: _Job, error: BaseException) -> None:
     state = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
     reason = error.message if isinstance(error, CatvecError) else f"{type(error).__name__}: {error}"
     try:
-        job.writer.run_once(lambda connection: end_run(connection, job.run_id, state, reason))
+        job.writer.run_once(lambda connection: end_run(connection, job.run_id, state, error=reason))
     except CatvecError as second:
         logger.debug("the failed run could not be closed: %s", second)
 
 
-def _summarise(job: _Job, *, removed: int, finished: bool) -> RunSummary:
-    counters, encoder = job.progress.snapshot(), job.encoder
-    seen = counters.total or 0
+def _summarise(
+    job: _Job,
+    differences: Differences,
+    work: WorkCount,
+    *,
+    stopped_by: str | None,
+    removed: Removed | None = None,
+    forgotten: int = 0,
+) -> RunSummary:
+    counters, encoder = job.progress.snapshot(), job.on_demand.loaded
+    seen, products = counters.total or 0, differences.products
     return RunSummary(
         run_id=job.run_id,
-        finished=finished,
+        finished=stopped_by is None,
+        stopped_by=stopped_by,
         seen=seen,
         unchanged=counters.unchanged,
         reused=counters.reused,
         embedded=counters.embedded,
         failed=counters.failed,
         pending=seen - counters.done,
-        removed=removed,
+        checked=counters.checked,
+        changed=counters.changed,
+        deferred=sum(work.deferred.values()),
+        removed=removed.images if removed else 0,
+        forgotten=forgotten,
+        products=ProductChanges(
+            new=products.new, changed=products.changed, removed=removed.products if removed else 0
+        ),
         failures_by_code=counters.failures_by_code,
         seconds=round(counters.seconds, 3),
         images_per_s=round(counters.images_per_s, 1),
         model=job.model.name,
         dims=job.model.dims,
-        device=encoder.device,
-        precision=encoder.precision,
-        batch_size=encoder.batch_size,
+        device=encoder.device if encoder else None,
+        precision=encoder.precision if encoder else None,
+        batch_size=encoder.batch_size if encoder else None,
         stage_seconds=counters.stage_seconds,
     )

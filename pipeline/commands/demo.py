@@ -9,7 +9,7 @@ import typer
 
 from pipeline.commands.find import show_hits
 from pipeline.commands.options import home_of, open_database, place_of
-from pipeline.commands.run import run_catalog
+from pipeline.commands.run import Limits, run_catalog
 from pipeline.commands.terminal import say
 from pipeline.settings import CatalogSettings, ModelSettings, RunSettings
 
@@ -51,9 +51,11 @@ def demo(
         catalog_name=NAME,
         max_remove_rate=1.0,  # the catalog is ours to redraw
     )
-    _, exit_code = run_catalog(settings, db=db, home=home)
-    if exit_code:
-        raise typer.Exit(exit_code)
+    outcome = run_catalog(settings, Limits(), db=db, home=home)
+    if outcome.breaker is not None:
+        raise outcome.breaker
+    if outcome.exit_code:
+        raise typer.Exit(outcome.exit_code)
     place = place_of(db, home)
     # in a database of somebody's own another model is, or will be, the active one
     option, argument = (f" --model {NAME}", f", model => '{NAME}'") if db else ("", "")

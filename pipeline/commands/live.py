@@ -6,10 +6,11 @@ import signal
 import sys
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
+from pipeline.commands.logs import is_json
 from pipeline.commands.terminal import say
 from pipeline.errors import CatvecError
 
@@ -51,7 +52,7 @@ def signals_stop(stop: Stop) -> Iterator[Signals]:
     def handle(number: int, _frame: FrameType | None) -> None:
         again = stop.is_asked()
         signals.received = signal.Signals(number)
-        stop.ask()
+        stop.ask(signals.received.name)
         if again or not stop.is_draining:
             raise KeyboardInterrupt
         say(f"{signals.received.name}: finishing what is in flight …")
@@ -84,7 +85,7 @@ def interruptible(progress: Progress) -> Iterator[None]:
 def progress_shown(progress: Progress) -> Iterator[None]:
     """A tqdm bar on a terminal, one log line every 10 s otherwise, and a line for each new phase."""
     ended = threading.Event()
-    show = _show_bar if sys.stderr.isatty() else _show_lines
+    show = _show_bar if sys.stderr.isatty() and not is_json() else _show_lines
     thread = threading.Thread(target=show, args=(progress, ended), name="progress", daemon=True)
     thread.start()
     try:
@@ -101,13 +102,13 @@ def _show_lines(progress: Progress, ended: threading.Event) -> None:
         now = progress.snapshot()
         if now.phase != phase:
             phase = now.phase
-            say(f"{phase} …")
+            say(f"{phase} …", **_counters(now))
             next_line_s = now.seconds + LOG_EVERY_S
         if is_over:
             return
         if now.seconds >= next_line_s:
             next_line_s = now.seconds + LOG_EVERY_S
-            say(_line(now))
+            say(_line(now), **_counters(now))
 
 
 def _line(now: Snapshot) -> str:
@@ -119,6 +120,16 @@ def _line(now: Snapshot) -> str:
         f"{now.phase}: {now.done:,} of {now.total:,}, {now.images_per_s:.1f} images/s, "
         f"{now.embedded:,} embedded, {now.reused:,} reused, {now.failed:,} failed"
     )
+
+
+def _counters(now: Snapshot) -> dict[str, Any]:
+    """The line's numbers for --log-format json; a phase without images counts what its `unit` says."""
+    if now.steps is not None:
+        left_s = None if now.steps.left_s is None else round(now.steps.left_s, 1)
+        steps = {"unit": now.steps.unit, "done": now.steps.done, "total": now.steps.total}
+        return {"phase": now.phase, **steps, "waits_for": now.steps.waits_for or None, "left_s": left_s}
+    counts = {name: getattr(now, name) for name in ("done", "total", "unchanged", "reused", "embedded", "failed")}
+    return {"phase": now.phase, "unit": "images", **counts, "images_per_s": round(now.images_per_s, 1)}
 
 
 def _steps_line(phase: str, steps: Steps) -> str:

@@ -1,22 +1,35 @@
-"""catvec run."""
+"""catvec run and catvec plan."""
 
 from __future__ import annotations
 
 import sys
+import threading
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline.commands.live import progress_shown, signals_stop
 from pipeline.commands.options import Database, Home, Json, open_database, place_of, take, with_settings
-from pipeline.commands.terminal import print_json, say
-from pipeline.errors import CatvecError
+from pipeline.commands.outcome import metrics_written
+from pipeline.commands.terminal import print_json, print_table, say, say_error
+from pipeline.durations import parse_duration
+from pipeline.errors import BreakerError, CatvecError
 from pipeline.settings import CatalogSettings, DecodeSettings, FetchSettings, ModelSettings, RunSettings
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
+    from pipeline.commands.live import Signals
+    from pipeline.engine.stop import Stop
+    from pipeline.ingest import Ended
+    from pipeline.plan import Plan
+    from pipeline.progress import Progress
     from pipeline.records import RunSummary
+    from pipeline.timeline import Timeline
 
 Tolerated = Annotated[
     float,
@@ -28,6 +41,61 @@ Tolerated = Annotated[
         help="share of the images that may fail, 0 to 1, before the exit code becomes 3",
     ),
 ]
+MaxRuntime = Annotated[
+    str | None,
+    typer.Option(
+        "--max-runtime",
+        metavar="DURATION",
+        envvar="CATVEC_MAX_RUNTIME",
+        help="stop in order after this long, such as 3h; the next run goes on. The exit code is 0",
+    ),
+]
+WaitForRun = Annotated[
+    str,
+    typer.Option(
+        "--wait",
+        metavar="DURATION",
+        envvar="CATVEC_WAIT",
+        help="how long to wait for another run with this model, such as 30m, before the exit code becomes 75",
+    ),
+]
+Report = Annotated[
+    Path | None,
+    typer.Option("--report", envvar="CATVEC_REPORT", help="HTML page to write about the run, with pictures"),
+]
+MetricsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--metrics-file",
+        envvar="CATVEC_METRICS_FILE",
+        help="file.prom to write for the textfile collector of Prometheus' node_exporter",
+    ),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="show what would be done, as catvec plan does; write nothing")
+]
+
+SAMPLE_EVERY_S = 1.0
+"""how often the report's chart takes a point; a long run keeps fewer"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How long a run may wait for another and how long it may last (None: as it takes), and how much of it may
+    fail."""
+
+    wait: timedelta = timedelta(0)
+    max_runtime: timedelta | None = None
+    tolerated: float = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """A run that came to an end of its own; `breaker` says that too many images failed."""
+
+    summary: RunSummary
+    exit_code: int
+    breaker: BreakerError | None
 
 
 @with_settings(CatalogSettings, FetchSettings, DecodeSettings, ModelSettings, RunSettings)
@@ -35,6 +103,11 @@ def run(
     db: Database = None,
     home: Home = None,
     tolerate_failures: Tolerated = 0.05,
+    max_runtime: MaxRuntime = None,
+    wait: WaitForRun = "0s",
+    report: Report = None,
+    metrics_file: MetricsFile = None,
+    dry_run: DryRun = False,
     json: Json = False,
     **options: Any,
 ) -> None:
@@ -42,7 +115,29 @@ def run(
 
     Run it again at any time: it goes on where it stopped, and does only what is missing.
     """
-    settings = take(
+    settings = _take_settings(options)
+    longest = parse_duration(max_runtime) if max_runtime else None
+    limits = Limits(wait=parse_duration(wait), max_runtime=longest, tolerated=tolerate_failures)
+    if dry_run:
+        return show_plan(settings, db=db, home=home, as_json=json)
+    with metrics_written(metrics_file, settings) as told:
+        outcome = run_catalog(settings, limits, db=db, home=home, report=report)
+        told.summary = outcome.summary
+        if json:
+            print_json(outcome.summary)
+        if outcome.breaker is not None:
+            raise outcome.breaker
+        raise typer.Exit(outcome.exit_code)
+
+
+@with_settings(CatalogSettings, FetchSettings, DecodeSettings, ModelSettings, RunSettings)
+def plan(db: Database = None, home: Home = None, json: Json = False, **options: Any) -> None:
+    """Show what a run would do with a catalog: what is new, changed, moved, due or gone. Writes nothing."""
+    show_plan(_take_settings(options), db=db, home=home, as_json=json)
+
+
+def _take_settings(options: dict[str, Any]) -> RunSettings:
+    return take(
         RunSettings,
         options,
         catalog=take(CatalogSettings, options),
@@ -50,38 +145,147 @@ def run(
         decode=take(DecodeSettings, options),
         model=take(ModelSettings, options),
     )
-    summary, exit_code = run_catalog(settings, db=db, home=home)
-    if json:
-        print_json(summary)
-    if exit_code == 0 and summary.failed > tolerate_failures * summary.seen:
-        say(f"{summary.failed:,} of {summary.seen:,} failed, more than --tolerate-failures {tolerate_failures:g}")
-        exit_code = 3
-    raise typer.Exit(exit_code)
 
 
-def run_catalog(settings: RunSettings, *, db: str | None, home: Path | None) -> tuple[RunSummary, int]:
-    """Ingest with progress and signals; the summary has been said. Returns it with the exit code so far."""
+def run_catalog(
+    settings: RunSettings, limits: Limits, *, db: str | None, home: Path | None, report: Path | None = None
+) -> Outcome:
+    """Ingest with progress and signals; the summary has been said, and the report written."""
     from pipeline.engine.stop import Stop
-    from pipeline.ingest import ingest
     from pipeline.progress import Progress
     from pipeline.status import read_models
+    from pipeline.timeline import Timeline
 
-    stop, progress = Stop(), Progress()
+    if report is not None:
+        from pipeline.report.page import check_report_path
+
+        check_report_path(report)
+    stop, progress, timeline = Stop(), Progress(), Timeline()
     with open_database(db, home) as url, signals_stop(stop) as signals:
-        try:
-            with progress_shown(progress):
-                summary = ingest(settings, url=url, progress=progress, stop=stop, stdin=sys.stdin.buffer)
-            active = next((model.name for model in read_models(url) if model.is_active), None)
-        except (KeyboardInterrupt, CatvecError) as error:
-            if isinstance(error, CatvecError):
-                if not signals.received:
-                    raise
-                say(f"error: {error.message}")
-            say(f"interrupted while {progress.snapshot().phase}; to go on, run the same command again")
-            raise typer.Exit(signals.exit_code or 130) from None
-    for line in summary_lines(summary, active=active, place=place_of(db, home)):
-        say(line)
-    return summary, 0 if summary.finished else signals.exit_code
+        with _sampled(progress, timeline) if report else nullcontext():
+            ended = _ingest(settings, limits, url=url, progress=progress, stop=stop, signals=signals)
+        summary = ended.summary
+        active = next((model.name for model in read_models(url) if model.is_active), None)
+        for line in summary_lines(summary, active=active, place=place_of(db, home)):
+            say(line)
+        if report is not None:
+            _write_report(url, report, settings, summary, timeline)
+    return Outcome(summary=summary, exit_code=_exit_code(summary, limits, signals), breaker=ended.breaker)
+
+
+def _ingest(
+    settings: RunSettings, limits: Limits, *, url: str, progress: Progress, stop: Stop, signals: Signals
+) -> Ended:
+    from pipeline.ingest import ingest
+
+    try:
+        with progress_shown(progress), _deadline(stop, limits.max_runtime):
+            return ingest(settings, url=url, progress=progress, stop=stop, wait=limits.wait, stdin=sys.stdin.buffer)
+    except (KeyboardInterrupt, CatvecError) as error:
+        if isinstance(error, CatvecError):
+            if not signals.received:
+                raise
+            say_error(error)
+        say(f"interrupted while {progress.snapshot().phase}; to go on, run the same command again")
+        raise typer.Exit(signals.exit_code or 130) from None
+
+
+@contextmanager
+def _deadline(stop: Stop, longest: timedelta | None) -> Iterator[None]:
+    """Ask the run to stop in order when its time is up."""
+    if longest is None:
+        yield
+        return
+    timer = threading.Timer(longest.total_seconds(), stop.ask, ("max_runtime",))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextmanager
+def _sampled(progress: Progress, timeline: Timeline) -> Iterator[None]:
+    ended = threading.Event()
+
+    def sample() -> None:
+        while not ended.wait(SAMPLE_EVERY_S):
+            timeline.add(progress.snapshot())
+        timeline.add(progress.snapshot())
+
+    thread = threading.Thread(target=sample, name="timeline", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _write_report(url: str, path: Path, settings: RunSettings, summary: RunSummary, timeline: Timeline) -> None:
+    from pipeline.report.page import write_report
+
+    try:
+        write_report(url, path, summary=summary, timeline=timeline, settings=settings)
+    except CatvecError as error:
+        # the run is done and stored; a page that cannot be written does not undo it
+        say(f"warning: no report: {error.message}", level="warning")
+    else:
+        say(f"report: {path}")
+
+
+def _exit_code(summary: RunSummary, limits: Limits, signals: Signals) -> int:
+    if not summary.finished:
+        return signals.exit_code
+    if summary.failed > limits.tolerated * summary.seen:
+        say(f"{summary.failed:,} of {summary.seen:,} failed, more than --tolerate-failures {limits.tolerated:g}")
+        return 3
+    return 0
+
+
+def show_plan(settings: RunSettings, *, db: str | None, home: Path | None, as_json: bool) -> None:
+    """What a run would do, as tables or as one JSON object."""
+    from pipeline.plan import make_plan
+
+    with open_database(db, home) as url:
+        found = make_plan(settings, url=url, stdin=sys.stdin.buffer)
+    if as_json:
+        print_json(found)
+    else:
+        _print_plan(found)
+    if found.refusal:
+        say(f"a run would refuse this catalog: {found.refusal}")
+    else:
+        say(f"{found.to_fetch:,} images to ask for; nothing was written; to do it: catvec run, with the same options")
+
+
+def _print_plan(found: Plan) -> None:
+    products, images = found.products, found.images
+    rows = [
+        ("products", "new", products.new, "in the catalog for the first time, or since they were forgotten"),
+        ("", "changed", products.changed, "other title, price, attributes …, or back again; costs no encoding"),
+        ("", "unchanged", products.unchanged, ""),
+        ("", "removed", products.removed, "not in the catalog any more: leave the search results"),
+        ("images", "new", images.new, "to fetch and encode"),
+        ("", "moved", images.moved, "at another URL than before: to fetch; encoded if their bytes are new"),
+        ("", "back", images.back, "had left the catalog; known bytes cost no encoding"),
+        ("", "missing", images.missing, "stored, but without a vector under this model"),
+        ("", "recheck", images.recheck, "to be asked for again, by --recheck"),
+        ("", "retry", images.retry, "failed before, and due for another try"),
+        ("", "deferred", images.deferred, "failed before, not due yet; see: catvec failures"),
+        ("", "unchanged", images.unchanged, ""),
+        ("", "removed", images.removed, "leave the search results"),
+        (
+            "rows",
+            "bad",
+            sum(found.bad_rows.values()),
+            ", ".join(f"{code} {n:,}" for code, n in found.bad_rows.items()),
+        ),
+    ]
+    print_table(("what", "state", "count", "meaning"), rows, right=(2,))
+    if found.is_new_model:
+        say(f"model {found.model} is new in this database: every image would be encoded")
 
 
 def summary_lines(summary: RunSummary, *, active: str | None, place: str) -> list[str]:
@@ -89,16 +293,30 @@ def summary_lines(summary: RunSummary, *, active: str | None, place: str) -> lis
     counts = ", ".join(f"{getattr(summary, name):,} {name}" for name in ("unchanged", "reused", "embedded", "failed"))
     lines = [
         f"{summary.seen:,} images seen: {counts}" + (f", {summary.pending:,} pending" if summary.pending else ""),
-        f"model {summary.model} ({summary.dims} dimensions) on {summary.device} in {summary.precision}, "
-        f"batches of {summary.batch_size}: {_pace(summary)}{summary.seconds:,.1f} s in all",
+        f"model {summary.model} ({summary.dims} dimensions) {_device(summary)}: {_pace(summary)}"
+        f"{summary.seconds:,.1f} s in all",
     ]
+    products = summary.products
+    if products.new or products.changed or products.removed:
+        lines.append(f"products: {products.new:,} new, {products.changed:,} changed, {products.removed:,} removed")
+    if summary.checked:
+        lines.append(f"{summary.checked:,} images were asked for again, {summary.changed:,} showed another picture")
     if summary.removed:
         images = "image" if summary.removed == 1 else "images"
         lines.append(f"{summary.removed:,} {images} left the catalog and the search results")
+    if summary.forgotten:
+        lines.append(f"{summary.forgotten:,} products and images that left long ago were deleted")
     if summary.failures_by_code:
         codes = ", ".join(f"{code} {count:,}" for code, count in summary.failures_by_code.items())
-        lines.append(f"failed: {codes}; see: catvec failures{place}")
+        due = f" ({summary.deferred:,} not tried, their next try is not due)" if summary.deferred else ""
+        lines.append(f"failed: {codes}{due}; see: catvec failures{place}")
     return [*lines, _next_step(summary, active=active, place=place)]
+
+
+def _device(summary: RunSummary) -> str:
+    if summary.device is None:
+        return "was not needed"
+    return f"on {summary.device} in {summary.precision}, batches of {summary.batch_size}"
 
 
 def _pace(summary: RunSummary) -> str:
@@ -106,8 +324,10 @@ def _pace(summary: RunSummary) -> str:
 
 
 def _next_step(summary: RunSummary, *, active: str | None, place: str) -> str:
+    if summary.stopped_by == "failure_rate":
+        return "stopped: too many images fail"
     if not summary.finished:
-        return "stopped early; to go on, run the same command again"
+        return f"stopped early ({summary.stopped_by}); to go on, run the same command again"
     if not summary.unchanged + summary.reused + summary.embedded:
         return f"nothing could be embedded; see: catvec failures{place}"
     switch = f"catvec models activate {summary.model}{place}"

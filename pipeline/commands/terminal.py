@@ -10,20 +10,40 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.commands.logs import is_json, json_line
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from rich.text import Text
+
+    from pipeline.errors import CatvecError
+
 PIPE_WIDTH = 200
 """columns of a table that goes into a file or another program"""
 COLUMN_GAP = 3
 """what rich puts between two columns"""
+LONG_WIDTH = 40
+"""characters in which a sentence or a URL can be read, in several lines"""
 
 
-def say(text: str) -> None:
-    """A line for people, on standard error."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is the room for it
+def say(text: str, *, level: str = "info", **fields: Any) -> None:
+    """A line of talk, on standard error; with --log-format json an object that has these fields, too."""
+    line = json_line(text, level=level, **fields) if is_json() else text
+    # one write: lines of several threads must not end up in each other
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+def say_error(error: CatvecError) -> None:
+    """What went wrong and how to mend it: two lines, or one object."""
+    if is_json():
+        say(error.message, level="error", error=type(error).__name__, hint=error.hint)
+        return
+    say(f"error: {error.message}")
+    if error.hint:
+        say(f"hint: {error.hint}")
 
 
 def print_data(text: str) -> None:
@@ -54,11 +74,13 @@ def print_table(
     *,
     right: Sequence[int] = (),
     spare: Sequence[int] = (),
+    long: Sequence[int] = (),
 ) -> None:
     """A table on standard output; its first column is an id, there to be copied, and like numbers never cut.
 
     `right` numbers the columns of numbers, which stand to the right, `spare` those that a narrow terminal can do
-    without, in the order of their leaving. Other columns go on in the next line.
+    without, in the order of their leaving. Other columns go on in the next line; for those of `long` texts that is so
+    natural that nothing leaves to give them more than 40 characters.
     """
     from rich import box
     from rich.console import Console
@@ -67,10 +89,11 @@ def print_table(
 
     console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
     cells = [[value if isinstance(value, Text) else Text(_shown(value)) for value in row] for row in rows]
-    widths = [max(len(header), *(len(row[place]) for row in cells), 0) for place, header in enumerate(headers)]
+    widths = [max(len(header), *(_width(row[place]) for row in cells), 0) for place, header in enumerate(headers)]
+    wanted = [min(width, LONG_WIDTH) if place in long else width for place, width in enumerate(widths)]
     kept = list(range(len(headers)))
     for place in spare:
-        if sum(widths[shown] + COLUMN_GAP for shown in kept) > console.width:
+        if sum(wanted[shown] + COLUMN_GAP for shown in kept) > console.width:
             kept.remove(place)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for place in kept:
@@ -85,6 +108,10 @@ def print_table(
     for row in cells:
         table.add_row(*(row[place] for place in kept))
     console.print(table)
+
+
+def _width(cell: Text) -> int:
+    return max(map(len, cell.plain.split("\n")))
 
 
 def _shown(value: Any) -> str:

@@ -42,6 +42,14 @@ class Channel(Generic[Item]):
         """For channels without a bound, whose sender is bounded otherwise; never waits."""
         self._queue.put_nowait(item)
 
+    def put_if_room(self, item: Item) -> bool:
+        """Whether there was room at this moment; never waits."""
+        try:
+            self._queue.put_nowait(item)
+        except queue.Full:
+            return False
+        return True
+
     def close(self) -> None:
         """No more items will come."""
         self._closed.set()

@@ -17,6 +17,8 @@ class Stop:
     def __init__(self) -> None:
         self._event = threading.Event()
         self._asked_at = 0.0
+        self.reason: str | None = None
+        """who asked first: the name of a signal, or max_runtime"""
         self.is_draining = False
         """somebody looks at this now and will end in order; else the asker has to interrupt"""
 
@@ -29,10 +31,11 @@ class Stop:
         finally:
             self.is_draining = False
 
-    def ask(self) -> None:
+    def ask(self, reason: str) -> None:
         """Stop soon; safe to call in a signal handler and more than once."""
         if not self._event.is_set():
             self._asked_at = time.monotonic()
+            self.reason = reason
             self._event.set()
 
     def is_asked(self) -> bool:

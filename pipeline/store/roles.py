@@ -28,17 +28,18 @@ ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA catvec GRANT SELECT ON TABLE
 ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA catvec GRANT EXECUTE ON FUNCTIONS TO {role}
 """
 
-# A vector is never changed, only added; products and images that are gone are marked, not deleted; of a model a run
-# changes where its weights were found last, and through mark_ready that it is loaded.
+# A vector is never changed, only added, and deleted when nothing has shown it for long; of a model a run changes
+# where its weights were found last, and through mark_ready that it is loaded.
 WRITER = """
 GRANT USAGE ON SCHEMA catvec_store TO {role};
 GRANT SELECT ON ALL TABLES IN SCHEMA catvec_store TO {role};
-GRANT INSERT, UPDATE ON catvec_store.products, catvec_store.images, catvec_store.runs TO {role};
-GRANT INSERT, UPDATE, DELETE ON catvec_store.failures, catvec_store.bad_rows, catvec_store.queries,
+GRANT INSERT, UPDATE ON catvec_store.runs TO {role};
+GRANT INSERT, UPDATE, DELETE ON catvec_store.products, catvec_store.images, catvec_store.unused_contents,
+                                catvec_store.failures, catvec_store.bad_rows, catvec_store.queries,
                                 catvec_store.query_vectors, catvec_store.neighbours TO {role};
 GRANT UPDATE (location) ON catvec_store.models TO {role};
 GRANT EXECUTE ON FUNCTION catvec_store.mark_ready(smallint) TO {role};
-ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA catvec_store GRANT SELECT, INSERT ON TABLES TO {role}
+ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA catvec_store GRANT SELECT, INSERT, DELETE ON TABLES TO {role}
 """
 
 # for ANALYZE after a load; older servers keep that to the owner, and autovacuum does it later
@@ -147,7 +148,7 @@ def _execute(connection: Connection, statements: str, owner: str, role: str) -> 
 
 
 def _grant_vector_tables(connection: Connection, role: str) -> None:
-    rights = "INSERT, MAINTAIN" if connection.info.server_version >= MAINTAIN_SINCE else "INSERT"
+    rights = "INSERT, DELETE" + (", MAINTAIN" if connection.info.server_version >= MAINTAIN_SINCE else "")
     for [table] in connection.execute(VECTOR_TABLES).fetchall():
         connection.execute(
             sql.SQL("GRANT {} ON catvec_store.{} TO {}").format(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
 
 from pipeline import __version__
 from pipeline.errors import LockedError
@@ -15,6 +15,7 @@ from pipeline.errors import LockedError
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from pipeline.records import RunSummary
     from pipeline.store.connect import Connection
     from pipeline.store.models import StoredModel
 
@@ -42,49 +43,31 @@ UPDATE catvec_store.runs
 BEGIN = """
 INSERT INTO catvec_store.runs (model_id, catalog, host, pid, version)
 VALUES (%s, %s, %s, %s, %s)
-RETURNING run_id
+RETURNING run_id, started_at
 """
 
 SYNCED = """
 UPDATE catvec_store.runs
-   SET seen = %s, unchanged = %s, failed = failed + %s, removed = %s, heartbeat_at = now()
+   SET seen = %s, unchanged = %s, failed = failed + %s, heartbeat_at = now()
  WHERE run_id = %s
 """
 
 END = """
 UPDATE catvec_store.runs
-   SET state = %s, error = %s, finished_at = now(), heartbeat_at = now()
+   SET state = %(state)s, error = %(error)s, finished_at = now(), heartbeat_at = now(),
+       removed = coalesce((%(summary)s::jsonb ->> 'removed')::bigint, removed),
+       unchanged = coalesce((%(summary)s::jsonb ->> 'unchanged')::bigint, unchanged),
+       summary = %(summary)s
+ WHERE run_id = %(run_id)s
+"""
+
+# so many failed that it says nothing of these images: the next run tries them again at once
+RETRY_AT_ONCE = """
+UPDATE catvec_store.failures
+   SET next_try_at = now()
  WHERE run_id = %s
+   AND stage IN ('fetch', 'decode')
 """
-
-LIST = """
-SELECT run_id, model, catalog, state, started_at, finished_at, host, pid, seen, unchanged, reused, embedded, failed,
-       removed, error
-  FROM catvec.run_status
- ORDER BY run_id DESC
- LIMIT %s
-"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """A row of catvec.run_status."""
-
-    run_id: int
-    model: str | None
-    catalog: str
-    state: str
-    started_at: datetime
-    finished_at: datetime | None
-    host: str
-    pid: int
-    seen: int
-    unchanged: int
-    reused: int
-    embedded: int
-    failed: int
-    removed: int
-    error: str | None
 
 
 def take_lock(connection: Connection, model_name: str) -> None:
@@ -98,28 +81,28 @@ def take_lock(connection: Connection, model_name: str) -> None:
     )
 
 
-def begin_run(connection: Connection, model: StoredModel, catalog: str) -> int:
-    """A new run; the caller holds the lock, so earlier runs that never ended are closed as lost."""
+def begin_run(connection: Connection, model: StoredModel, catalog: str) -> tuple[int, datetime]:
+    """A new run and when it began; the caller holds the lock, so earlier ones that never ended are closed as lost."""
     connection.execute(CLOSE_LOST, (model.model_id,))
     row = connection.execute(
         BEGIN, (model.model_id, catalog, socket.gethostname(), os.getpid(), __version__)
     ).fetchone()
     assert row is not None  # noqa: S101 - INSERT … RETURNING gives a row
-    return int(row[0])
+    return int(row[0]), row[1]
 
 
-def record_synced(
-    connection: Connection, run_id: int, *, seen: int, unchanged: int, failed: int, removed: int
+def record_synced(connection: Connection, run_id: int, *, seen: int, unchanged: int, failed: int) -> None:
+    connection.execute(SYNCED, (seen, unchanged, failed, run_id))
+
+
+def end_run(
+    connection: Connection, run_id: int, state: str, *, error: str | None = None, summary: RunSummary | None = None
 ) -> None:
-    connection.execute(SYNCED, (seen, unchanged, failed, removed, run_id))
-
-
-def end_run(connection: Connection, run_id: int, state: str, error: str | None = None) -> None:
     """Close a run as finished, stopped (goes on next time) or failed."""
-    connection.execute(END, (state, error, run_id))
+    stored = None if summary is None else Jsonb(asdict(summary))
+    connection.execute(END, {"run_id": run_id, "state": state, "error": error, "summary": stored})
 
 
-def list_runs(connection: Connection, *, limit: int = 10) -> list[Run]:
-    """The last runs, newest first."""
-    with connection.cursor(row_factory=class_row(Run)) as cursor:
-        return cursor.execute(LIST, (limit,)).fetchall()
+def retry_at_once(connection: Connection, run_id: int) -> None:
+    """Make what this run could not fetch or decode due in the next one."""
+    connection.execute(RETRY_AT_ONCE, (run_id,))

@@ -1,151 +1,67 @@
 """The catalog into the tables: products, image references, and the rows that could not be used.
 
-The whole catalog is copied into a temporary table and merged from there in one transaction, so a catalog that
-breaks off in the middle, or a run that is killed, changes nothing; and only rows that differ are written.
+One transaction, so a run that is killed changes nothing; and only rows that differ are written. What the catalog no
+longer names is marked missing here and leaves the search results at the end of the run (`removal`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from psycopg.types.json import Jsonb
-
 from pipeline.errors import CatalogError
-from pipeline.records import BadRow, Product
+from pipeline.store.stage import stage_catalog
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pipeline.records import BadRow, Deletion, Product
     from pipeline.store.connect import Connection
-
-CREATE_STAGE = """
-CREATE TEMPORARY TABLE stage (
-  row_number bigint, product_id text, title text, category text, brand text, price numeric, attrs jsonb,
-  images text[], url text, code text, detail text
-) ON COMMIT DROP
-"""
-
-COPY_STAGE = """
-COPY stage (row_number, product_id, title, category, brand, price, attrs, images, url, code, detail) FROM STDIN
-"""
-
-# A product's first row states it. Later rows of the same id may add images (a shop's export has one row per
-# picture); one that says something else about the product is a failure and is left out altogether.
-MARK_DUPLICATES = """
-UPDATE stage AS later
-   SET code = 'duplicate_id',
-       detail = format('product %s stands in row %s already, with other values', later.product_id, first.row_number)
-  FROM (SELECT DISTINCT ON (product_id) * FROM stage WHERE code IS NULL ORDER BY product_id, row_number) AS first
- WHERE later.product_id = first.product_id
-   AND later.code IS NULL
-   AND later.row_number > first.row_number
-   AND (coalesce(later.title, first.title) IS DISTINCT FROM first.title
-        OR coalesce(later.category, first.category) IS DISTINCT FROM first.category
-        OR coalesce(later.brand, first.brand) IS DISTINCT FROM first.brand
-        OR coalesce(later.price, first.price) IS DISTINCT FROM first.price
-        OR NOT first.attrs @> later.attrs)
-"""
-
-# a row without a picture is nothing bad when another row of the product has one
-FORGET_NO_IMAGE = """
-DELETE FROM stage s
- WHERE s.code = 'no_image'
-   AND EXISTS (SELECT FROM stage_images i WHERE i.product_id = s.product_id)
-"""
-
-# an id belongs to the catalog that stated it first, until that one has removed it: two catalogs that share ids would
-# take the products from each other for ever
-MARK_TAKEN = """
-UPDATE stage AS s
-   SET code = 'other_catalog',
-       detail = 'product ' || p.product_id || ' belongs to catalog ' || quote_literal(p.catalog)
-                || ': name that with --catalog-name, or give it another id'
-  FROM catvec_store.products p
- WHERE p.product_id = s.product_id
-   AND p.catalog <> %(catalog)s
-   AND p.active
-   AND s.code IS NULL
-"""
-
-SPLIT_STAGE = """
-CREATE TEMPORARY TABLE stage_products ON COMMIT DROP AS
-SELECT DISTINCT ON (product_id) product_id, title, category, brand, price, attrs
-  FROM stage
- WHERE code IS NULL
- ORDER BY product_id, row_number;
-
-CREATE TEMPORARY TABLE stage_images ON COMMIT DROP AS
-SELECT product_id, url, row_number() OVER (PARTITION BY product_id ORDER BY first_place) - 1 AS position
-  FROM (SELECT s.product_id, u.url, min(ARRAY[s.row_number, u.place]) AS first_place
-          FROM stage s
-         CROSS JOIN unnest(s.images) WITH ORDINALITY AS u (url, place)
-         WHERE s.code IS NULL
-         GROUP BY s.product_id, u.url) AS places;
-
--- temporary tables have no statistics until told, and the merges below would be planned for ten rows
-ANALYZE stage_products;
-ANALYZE stage_images;
-"""
-
-# a product that keeps its row and loses all its images leaves the search results just as well
-COUNT_REMOVED = """
-SELECT count(*),
-       count(*) FILTER (WHERE NOT EXISTS (SELECT FROM stage s WHERE s.product_id = p.product_id)),
-       count(*) FILTER (WHERE EXISTS (SELECT FROM stage_products s WHERE s.product_id = p.product_id)
-                          AND NOT EXISTS (SELECT FROM stage_images s WHERE s.product_id = p.product_id)
-                          AND EXISTS (SELECT FROM catvec_store.images i
-                                       WHERE i.product_id = p.product_id AND i.active))
-  FROM catvec_store.products p
- WHERE p.catalog = %(catalog)s
-   AND p.active
-"""
+    from pipeline.store.stage import Differences
 
 MERGE_PRODUCTS = """
 INSERT INTO catvec_store.products AS p (product_id, catalog, title, category, brand, price, attrs)
 SELECT product_id, %(catalog)s, title, category, brand, price, attrs
-  FROM stage_products
+  FROM differing_products
  ORDER BY product_id                                -- one order for everybody: no deadlocks between runs
     ON CONFLICT (product_id) DO UPDATE
    SET catalog = excluded.catalog, title = excluded.title, category = excluded.category, brand = excluded.brand,
-       price = excluded.price, attrs = excluded.attrs, active = true, removed_at = NULL, updated_at = now()
- WHERE (p.catalog, p.title, p.category, p.brand, p.price, p.attrs, p.active)
-       IS DISTINCT FROM
-       (excluded.catalog, excluded.title, excluded.category, excluded.brand, excluded.price, excluded.attrs, true)
+       price = excluded.price, attrs = excluded.attrs, active = true, missing_since = NULL, removed_at = NULL,
+       updated_at = now()
 """
 
 MERGE_IMAGES = """
 INSERT INTO catvec_store.images AS i (product_id, url, position)
 SELECT product_id, url, position
-  FROM stage_images
+  FROM differing_images
  ORDER BY product_id, position
     ON CONFLICT (product_id, hashtextextended(url, 0)) DO UPDATE
-   SET position = excluded.position, active = true
- WHERE (i.position, i.active) IS DISTINCT FROM (excluded.position, true)
+   SET position = excluded.position, active = true, missing_since = NULL
 """
 
-# A product is gone when no row names it. One whose row is bad today is not gone: it stays as it was.
-REMOVE_PRODUCTS = """
+MARK_MISSING_PRODUCTS = """
 UPDATE catvec_store.products p
-   SET active = false, removed_at = now(), updated_at = now()
- WHERE p.catalog = %(catalog)s
-   AND p.active
-   AND NOT EXISTS (SELECT FROM stage s WHERE s.product_id = p.product_id)
+   SET missing_since = now()
+  FROM gone_products gone
+ WHERE p.product_id = gone.product_id
+   AND p.missing_since IS NULL
 """
 
-REMOVE_IMAGES = """
+MARK_MISSING_IMAGES = """
 UPDATE catvec_store.images i
-   SET active = false
-  FROM catvec_store.products p
- WHERE p.product_id = i.product_id
-   AND p.catalog = %(catalog)s
-   AND i.active
-   AND NOT EXISTS (SELECT FROM stage_images s WHERE s.product_id = i.product_id AND s.url = i.url)
-   AND (EXISTS (SELECT FROM stage_products s WHERE s.product_id = i.product_id)
-        OR NOT EXISTS (SELECT FROM stage s WHERE s.product_id = i.product_id))
+   SET missing_since = now()
+  FROM gone_images gone
+ WHERE i.image_id = gone.image_id
+   AND i.missing_since IS NULL
 """
 
-REPLACE_BAD_ROWS = """
+# A delta feed names only some rows: what was bad in others stands until they are named again.
+DROP_BAD_ROWS = """
+DELETE FROM catvec_store.bad_rows b
+ WHERE b.catalog = %(catalog)s
+   AND (NOT %(partial)s OR b.product_id IS NULL OR b.product_id IN (SELECT s.product_id FROM stage s))
+"""
+
+INSERT_BAD_ROWS = """
 INSERT INTO catvec_store.bad_rows (catalog, row_number, product_id, url, code, detail)
 SELECT %(catalog)s, row_number, product_id, url, code, detail
   FROM stage
@@ -154,79 +70,56 @@ SELECT %(catalog)s, row_number, product_id, url, code, detail
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Synced:
-    """What a reading of the catalog came to. `removed` counts images that left the search results."""
-
-    removed: int
-    bad_rows: dict[str, int]
+SPARE_IMAGES = 10
+"""images that products which stay may lose whatever the rate: a small shop tidies up, an export that breaks loses
+more"""
 
 
 def sync_catalog(
     connection: Connection,
-    rows: Iterable[Product | BadRow],
+    rows: Iterable[Product | BadRow | Deletion],
     *,
     catalog: str,
     max_remove_rate: float,
-) -> Synced:
+    partial: bool = False,
+) -> Differences:
     """Make the tables say what the catalog says; inside the caller's transaction.
 
-    Raises CatalogError from `rows`, and when more than `max_remove_rate` of the stored products are
-    missing in the catalog or have lost all their images: a cut-off export looks just like that.
+    With `partial` the catalog holds only what changed: what it does not name stays.
+
+    Raises CatalogError from `rows`, and when more than `max_remove_rate` of what is stored would leave: a cut-off
+    export looks just like that.
     """
-    names = {"catalog": catalog}
+    values = {"catalog": catalog, "partial": partial}
     # runs of two models may read one catalog at the same time; the lock ends with the transaction
-    connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('catvec:sync:' || %(catalog)s, 0))", names)
-    connection.execute(CREATE_STAGE)
-    _copy(connection, rows)
-    connection.execute("ANALYZE stage")
-    connection.execute(MARK_DUPLICATES)
-    connection.execute(MARK_TAKEN, names)
-    connection.execute(SPLIT_STAGE)
-    connection.execute(FORGET_NO_IMAGE)
-    _guard_removal(connection, catalog, max_remove_rate)
-    connection.execute(MERGE_PRODUCTS, names)
-    connection.execute(MERGE_IMAGES, names)
-    removed = connection.execute(REMOVE_IMAGES, names).rowcount
-    connection.execute(REMOVE_PRODUCTS, names)
-    connection.execute("DELETE FROM catvec_store.bad_rows WHERE catalog = %(catalog)s", names)
-    connection.execute(REPLACE_BAD_ROWS, names)
-    return Synced(removed=removed, bad_rows=_bad_rows(connection))
+    connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('catvec:sync:' || %(catalog)s, 0))", values)
+    found = stage_catalog(connection, rows, catalog=catalog, partial=partial)
+    refusal = find_refusal(found, catalog=catalog, max_remove_rate=max_remove_rate)
+    if refusal is not None:
+        raise refusal
+    for statement in (MERGE_PRODUCTS, MERGE_IMAGES, MARK_MISSING_PRODUCTS, MARK_MISSING_IMAGES):
+        connection.execute(statement, values)
+    connection.execute(DROP_BAD_ROWS, values)
+    connection.execute(INSERT_BAD_ROWS, values)
+    return found
 
 
-def _copy(connection: Connection, rows: Iterable[Product | BadRow]) -> None:
-    with connection.cursor().copy(COPY_STAGE) as copy:
-        for row in rows:
-            if isinstance(row, BadRow):
-                nothing = (None, None, None, None, None, None)
-                copy.write_row((row.row, row.product_id, *nothing, row.url, row.code, row.detail))
-            else:
-                values = (
-                    row.product_id,
-                    row.title,
-                    row.category,
-                    row.brand,
-                    row.price,
-                    Jsonb(dict(row.attrs)),
-                )
-                copy.write_row((row.row, *values, list(row.images), None, None, None))
-
-
-def _guard_removal(connection: Connection, catalog: str, max_remove_rate: float) -> None:
-    stored, missing, bare = connection.execute(COUNT_REMOVED, {"catalog": catalog}).fetchone() or (0, 0, 0)
-    if missing + bare > max_remove_rate * stored:
-        what = "are missing in this one" + (", or have no image in it" if bare else "")
-        raise CatalogError(
-            f"{missing + bare:,} of the {stored:,} products stored from catalog {catalog!r} {what}, "
-            f"more than --max-remove-rate {max_remove_rate:g} allows; nothing was changed",
-            hint="if they are really gone, raise --max-remove-rate; if this is another catalog beside the first, "
-            "name it with --catalog-name",
+def find_refusal(found: Differences, *, catalog: str, max_remove_rate: float) -> CatalogError | None:
+    """Why a run must not go on with this catalog: too much of what is stored would leave the search results."""
+    products, images = found.products, found.images
+    leaving, lost = products.gone + products.bare, images.gone - images.moved
+    if leaving > max_remove_rate * products.stored:
+        what = "are missing in this one" + (", or have no image in it" if products.bare else "")
+        problem = f"{leaving:,} of the {products.stored:,} products stored from catalog {catalog!r} {what}"
+    elif lost > max(max_remove_rate * images.stored, SPARE_IMAGES):
+        problem = (
+            f"{lost:,} of the {images.stored:,} images stored from catalog {catalog!r} are missing in this one, "
+            "without another in their place"
         )
-
-
-def _bad_rows(connection: Connection) -> dict[str, int]:
-    return dict(
-        connection.execute(
-            "SELECT code, count(*) FROM stage WHERE code IS NOT NULL GROUP BY code ORDER BY count(*) DESC, code"
-        ).fetchall()
+    else:
+        return None
+    return CatalogError(
+        f"{problem}, more than --max-remove-rate {max_remove_rate:g} allows; nothing was changed",
+        hint="if they are really gone, raise --max-remove-rate; if this is another catalog beside the first, "
+        "name it with --catalog-name; if it holds only what changed, add --partial",
     )

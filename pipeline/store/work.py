@@ -1,16 +1,22 @@
-"""What is to be done: the images of a catalog that have no vector under a model. The data is the checkpoint."""
+"""What is to be done: the images of a catalog that lack a vector under a model, or whose knowledge has grown old.
+
+The data is the checkpoint. Everything is judged as of one moment, the beginning of the run, so that what is counted
+is what is read.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, LiteralString
 
 from psycopg import sql
 
+from pipeline.durations import NEVER
 from pipeline.records import ImageRef
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from datetime import datetime, timedelta
 
     from pipeline.store.connect import Connection, Session
     from pipeline.store.models import StoredModel
@@ -18,40 +24,183 @@ if TYPE_CHECKING:
 PAGE = 500
 """images read at once: at 40 ms a round trip this feeds 12,000 images/s, and holds 100 KB"""
 
-FROM = """
-  FROM catvec_store.images i
-  JOIN catvec_store.products p ON p.product_id = i.product_id
-  LEFT JOIN catvec_store.{table} e ON e.content_sha256 = i.content_sha256
- WHERE p.catalog = %(catalog)s
-   AND i.active
+# Whether what was found at `last` is older than `age`. Spread by a hash of the image: each has a moment of its own in
+# every period, so what was loaded in one night is not due in one night again. What was found in the future is due:
+# the clock went backwards.
+IS_OLD = """
+CASE WHEN {age}::double precision IS NULL THEN false
+     WHEN {age} = 0 OR {last} IS NULL OR {last} > %(as_of)s THEN true
+     ELSE floor((extract(epoch FROM %(as_of)s::timestamptz) + (hashint8(i.image_id)::bigint + 2147483648)) / {age})
+          > floor((extract(epoch FROM {last}) + (hashint8(i.image_id)::bigint + 2147483648)) / {age})
+END
 """
 
-COUNT = "SELECT count(*), count(*) FILTER (WHERE e.content_sha256 IS NULL)" + FROM
-
-READ = (
-    "SELECT i.image_id, i.product_id, i.url"
-    + FROM
+# A look at a file costs no more than to remember when it was looked at last; a data URI never changes.
+IS_DUE = (
+    """
+CASE WHEN %(recheck_s)s::double precision IS NULL OR i.url ~* '^data:' THEN false
+     WHEN i.url !~* '^https?:' THEN true
+     ELSE """
+    + IS_OLD
     + """
-   AND e.content_sha256 IS NULL
-   AND i.image_id > %(after)s
- ORDER BY i.image_id
- LIMIT %(page)s
+END
 """
 )
+
+# the weekly look of a permanent failure finds out whether its validator changed
+IS_TO_TRY = """
+CASE WHEN f.image_id IS NOT NULL
+     THEN f.next_try_at <= %(as_of)s
+          OR f.next_try_at > %(as_of)s + interval '8 days'    -- no delay is that long: the clock went back
+          OR ({failure_is_due} AND (f.kind = 'permanent' OR i.url !~* '^https?:'))
+          OR (f.kind = 'permanent' AND p.updated_at > f.last_at)
+     WHEN e.content_sha256 IS NULL THEN true
+     ELSE {check_is_due}
+END
+"""
+
+TASKS = """
+  FROM (SELECT i.*, f.code, f.next_try_at, coalesce(f.kind = 'permanent', false) AS failed_for_good,
+               f.etag AS failure_etag, f.last_modified AS failure_last_modified,
+               e.content_sha256 IS NOT NULL AS has_vector, coalesce({is_to_try}, false) AS is_to_try,
+               {is_full} AS is_full
+          FROM catvec_store.images i
+          JOIN catvec_store.products p ON p.product_id = i.product_id
+          LEFT JOIN catvec_store.{table} e ON e.content_sha256 = i.content_sha256
+          LEFT JOIN catvec_store.failures f ON f.image_id = i.image_id AND f.model_id = %(model_id)s
+         WHERE p.catalog = %(catalog)s
+           AND i.missing_since IS NULL
+           AND i.image_id > %(after)s) AS task
+"""
+
+COUNT = """
+SELECT count(*),
+       count(*) FILTER (WHERE is_to_try AND code IS NULL AND NOT has_vector),
+       count(*) FILTER (WHERE is_to_try AND code IS NULL AND has_vector),
+       count(*) FILTER (WHERE is_to_try AND code IS NOT NULL),
+       count(*) FILTER (WHERE NOT is_to_try AND code IS NOT NULL)
+"""
+
+COUNT_DEFERRED = "SELECT code, count(*)"
+
+# What is sent along decides what "as it was" means: the bytes with the vector, or those that failed for good. Whoever
+# asked for a retry wants all of it.
+READ = """
+SELECT image_id, product_id, url,
+       CASE WHEN is_full OR next_try_at IS NOT NULL THEN NULL WHEN failed_for_good THEN failure_etag
+            WHEN has_vector THEN etag END,
+       CASE WHEN is_full OR next_try_at IS NOT NULL THEN NULL WHEN failed_for_good THEN failure_last_modified
+            WHEN has_vector THEN last_modified END,
+       content_sha256, has_vector AND NOT failed_for_good, code
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """Which images are looked at, and when they are due; `recheck` and `full_check` are ages.
+
+    `as_of` is by the database's clock.
+    """
+
+    catalog: str
+    as_of: datetime
+    recheck: timedelta
+    full_check: timedelta
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkCount:
-    """Images of the catalog, and how many of them have no vector yet."""
+    """Images of the catalog: `missing` lack a vector, `due` have one and are to be checked again, `retries` failed
+    before and
+    are to be tried again, `deferred` (by code) are not to be tried yet. The others are as they should be.
+    """
 
     images: int
     missing: int
+    due: int
+    retries: int
+    deferred: Mapping[str, int]
+
+    @property
+    def to_do(self) -> int:
+        return self.missing + self.due + self.retries
+
+    @property
+    def unchanged(self) -> int:
+        return self.images - self.to_do - sum(self.deferred.values())
 
 
-def count_work(session: Session, model: StoredModel, catalog: str) -> WorkCount:
-    query = sql.SQL(COUNT).format(table=sql.Identifier(model.table))
-    [(images, missing)] = session.rows(query, {"catalog": catalog})
-    return WorkCount(images=images, missing=missing)
+def count_work(session: Session, model: StoredModel, scope: Scope) -> WorkCount:
+    return session.run(lambda connection: count_work_in(connection, model, scope))
+
+
+def count_work_in(connection: Connection, model: StoredModel, scope: Scope, *, only: LiteralString = "") -> WorkCount:
+    """The same in the caller's transaction; `only` begins with WHERE and narrows down the images."""
+    values = _values(model, scope)
+    row = connection.execute(_query(COUNT, model, only), values).fetchone() or (0,) * 5
+    images, missing, due, retries, deferred = row
+    codes = {}
+    if deferred:
+        narrowed = (only or " WHERE true") + " AND NOT is_to_try AND code IS NOT NULL"
+        ending = narrowed + " GROUP BY code ORDER BY count(*) DESC, code"
+        codes = dict(connection.execute(_query(COUNT_DEFERRED, model, ending), values).fetchall())
+    return WorkCount(images=images, missing=missing, due=due, retries=retries, deferred=codes)
+
+
+def read_work(session: Session, model: StoredModel, scope: Scope) -> Iterator[list[ImageRef]]:
+    """What is to be done, page by page in the order of the images' ids; each is seen once."""
+    query = _query(READ, model, " WHERE is_to_try ORDER BY image_id LIMIT %(page)s")
+    values = _values(model, scope) | {"page": PAGE}
+    while rows := session.rows(query, values):
+        yield [
+            ImageRef(
+                image_id=row[0],
+                product_id=row[1],
+                url=row[2],
+                etag=row[3],
+                last_modified=row[4],
+                sha256=row[5],
+                has_vector=row[6],
+                failed_before=row[7],
+            )
+            for row in rows
+        ]
+        values["after"] = rows[-1][0]
+
+
+def _query(head: LiteralString, model: StoredModel, ending: LiteralString) -> sql.Composed:
+    check = sql.SQL(IS_DUE).format(age=sql.SQL("%(recheck_s)s"), last=sql.SQL("i.checked_at"))
+    failure = sql.SQL(IS_DUE).format(age=sql.SQL("%(recheck_s)s"), last=sql.SQL("f.last_at"))
+    tasks = sql.SQL(TASKS).format(
+        table=sql.Identifier(model.table),
+        is_to_try=sql.SQL(IS_TO_TRY).format(check_is_due=check, failure_is_due=failure),
+        is_full=sql.SQL(IS_OLD).format(
+            age=sql.SQL("%(full_check_s)s"), last=sql.SQL("coalesce(i.fetched_at, i.checked_at, f.first_at)")
+        ),
+    )
+    return sql.SQL(head) + tasks + sql.SQL(ending)
+
+
+def _values(model: StoredModel, scope: Scope) -> dict[str, object]:
+    return {
+        "model_id": model.model_id,
+        "catalog": scope.catalog,
+        "as_of": scope.as_of,
+        "recheck_s": _seconds(scope.recheck),
+        "full_check_s": _seconds(scope.full_check),
+        "after": 0,
+    }
+
+
+def _seconds(age: timedelta) -> float | None:
+    return None if age == NEVER else age.total_seconds()
+
+
+def find_known(session: Session, model: StoredModel, hashes: Sequence[bytes]) -> set[bytes]:
+    """Those of the SHA-256 sums that have a vector under this model already."""
+    query = sql.SQL("SELECT content_sha256 FROM catvec_store.{} WHERE content_sha256 = ANY (%(hashes)s)")
+    rows = session.rows(query.format(sql.Identifier(model.table)), {"hashes": list(hashes)})
+    return {row[0] for row in rows}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,19 +225,3 @@ def count_coverage(connection: Connection, model: StoredModel) -> Coverage:
 def count_products(connection: Connection) -> int:
     row = connection.execute("SELECT count(*) FROM catvec.products WHERE active").fetchone()
     return int(row[0]) if row else 0
-
-
-def read_work(session: Session, model: StoredModel, catalog: str) -> Iterator[list[ImageRef]]:
-    """The images without a vector, page by page in the order of their ids; each is seen once."""
-    query = sql.SQL(READ).format(table=sql.Identifier(model.table))
-    after = 0
-    while rows := session.rows(query, {"catalog": catalog, "after": after, "page": PAGE}):
-        yield [ImageRef(image_id=row[0], product_id=row[1], url=row[2]) for row in rows]
-        after = rows[-1][0]
-
-
-def find_known(session: Session, model: StoredModel, hashes: Sequence[bytes]) -> set[bytes]:
-    """Those of the SHA-256 sums that have a vector under this model already."""
-    query = sql.SQL("SELECT content_sha256 FROM catvec_store.{} WHERE content_sha256 = ANY (%(hashes)s)")
-    rows = session.rows(query.format(sql.Identifier(model.table)), {"hashes": list(hashes)})
-    return {row[0] for row in rows}

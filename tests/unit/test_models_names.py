@@ -192,7 +192,7 @@ def test_the_fingerprint_follows_every_setting(tmp_path: Path) -> None:
 
 def test_words_that_are_no_device_or_precision_are_refused() -> None:
     with pytest.raises(ConfigError, match="--device is 'gpu', expected auto, cuda, cuda:N, mps or cpu"):
-        device.choose_device("gpu")
+        ModelSettings(device="gpu")
     with pytest.raises(ConfigError, match="--precision is 'half', expected auto, fp32, bf16, fp16"):
         ModelSettings(precision="half")
 

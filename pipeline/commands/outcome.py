@@ -1,0 +1,75 @@
+"""How a command ended, for schedulers and monitoring: exit codes, and the metrics of a run."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import typer
+
+from pipeline.commands.terminal import say
+from pipeline.errors import BreakerError, CatvecError, ConfigError, LockedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from pipeline.records import RunSummary
+    from pipeline.settings import RunSettings
+
+EX_TEMPFAIL = 75
+"""sysexits.h: try again later"""
+
+
+@dataclass(slots=True)
+class Told:
+    """What a run came to, as far as it came to anything."""
+
+    summary: RunSummary | None = None
+
+
+def exit_code_of(error: BaseException) -> int:
+    """0 done · 1 error · 2 usage or configuration · 4 too many failures · 75 another run · 130 interrupted."""
+    if isinstance(error, typer.Exit):
+        return int(error.exit_code)
+    codes = ((ConfigError, 2), (BreakerError, 4), (LockedError, EX_TEMPFAIL), (KeyboardInterrupt, 130))
+    return next((code for kind, code in codes if isinstance(error, kind)), 1)
+
+
+@contextmanager
+def metrics_written(path: Path | None, settings: RunSettings) -> Iterator[Told]:
+    """Write the metrics of the run inside the block, however it ends."""
+    told = Told()
+    if path is None:
+        yield told
+        return
+    from pipeline.metrics import check_metrics_path
+
+    check_metrics_path(path)
+    exit_code = 0
+    try:
+        yield told
+    except BaseException as error:
+        exit_code = exit_code_of(error)
+        raise
+    finally:
+        _write(path, settings, told.summary, exit_code)
+
+
+def _write(path: Path, settings: RunSettings, summary: RunSummary | None, exit_code: int) -> None:
+    from pipeline.metrics import write_metrics
+    from pipeline.models.registry import model_name
+
+    try:
+        write_metrics(
+            path,
+            summary=summary,
+            exit_code=exit_code,
+            ended_at=time.time(),
+            catalog=settings.catalog_name,
+            model=model_name(settings.model),
+        )
+    except CatvecError as error:
+        say(f"warning: no metrics: {error.message}", level="warning")

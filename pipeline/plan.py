@@ -1,0 +1,140 @@
+"""What `catvec plan` and `run --dry-run` show: what a run would do, without writing anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO
+
+from pipeline.ingest import read_rows, scope_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from pipeline.records import BadRow, Deletion, Product
+    from pipeline.settings import RunSettings
+    from pipeline.store.connect import Connection
+    from pipeline.store.plan import Coming
+    from pipeline.store.stage import Differences
+    from pipeline.store.work import WorkCount
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProductPlan:
+    """Products by what a run would do to their rows; `changed` in title, price, attributes …, or back again."""
+
+    new: int
+    changed: int
+    unchanged: int
+    removed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagePlan:
+    """Image references by what a run would do to them.
+
+    `new` and `removed` are without the `moved`, which stand at other URLs than before within their product. `back`
+    had left. `missing` are stored and lack a vector under the model. `recheck` have one and are due to be asked for
+    again, `retry` failed and are due, `deferred` failed and are not. The rest is `unchanged`.
+    """
+
+    new: int
+    moved: int
+    back: int
+    missing: int
+    recheck: int
+    retry: int
+    deferred: int
+    unchanged: int
+    removed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a run would do. `to_fetch` images would be asked for; `refusal` says why the run would not begin at
+    all."""
+
+    catalog: str
+    model: str
+    is_new_model: bool
+    products: ProductPlan
+    images: ImagePlan
+    bad_rows: Mapping[str, int]
+    to_fetch: int
+    refusal: str | None
+
+
+def make_plan(settings: RunSettings, *, url: str, stdin: BinaryIO | None = None) -> Plan:
+    """Compare the catalog with the database at `url`. Raises CatvecError."""
+    from pipeline.store.connect import connect, translated
+    from pipeline.store.migrate import current_version, require_current
+
+    rows = read_rows(settings, stdin)
+    with translated(), connect(url) as connection, connection.transaction(force_rollback=True):
+        if current_version(connection) is None:
+            return _plan_first(settings, connection, rows)
+        require_current(connection)
+        return _plan(settings, connection, rows)
+
+
+def _plan_first(settings: RunSettings, connection: Connection, rows: Iterator[Product | BadRow | Deletion]) -> Plan:
+    from pipeline.store.plan import Coming
+    from pipeline.store.stage import stage_first_catalog
+    from pipeline.store.work import WorkCount
+
+    found = stage_first_catalog(connection, rows)
+    nothing = WorkCount(images=0, missing=0, due=0, retries=0, deferred={})
+    return _put_together(settings, found, nothing, Coming(new=found.images.stated, back=0), is_new_model=True)
+
+
+def _plan(settings: RunSettings, connection: Connection, rows: Iterator[Product | BadRow | Deletion]) -> Plan:
+    from pipeline.models.registry import model_name
+    from pipeline.store.models import find_model
+    from pipeline.store.plan import count_coming, count_staying
+    from pipeline.store.stage import stage_catalog
+    from pipeline.store.work import WorkCount
+
+    found = stage_catalog(connection, rows, catalog=settings.catalog_name, partial=settings.partial)
+    coming = count_coming(connection)
+    [(now,)] = connection.execute("SELECT now()").fetchall()
+    model = find_model(connection, model_name(settings.model))
+    if model is None or model.is_retired:
+        staying = found.images.stated - coming.new - coming.back
+        work = WorkCount(images=staying, missing=staying, due=0, retries=0, deferred={})
+    else:
+        work = count_staying(connection, model, scope_of(settings, now))
+    return _put_together(settings, found, work, coming, is_new_model=model is None or model.is_retired)
+
+
+def _put_together(
+    settings: RunSettings, found: Differences, work: WorkCount, coming: Coming, *, is_new_model: bool
+) -> Plan:
+    from pipeline.models.registry import model_name
+    from pipeline.store.sync import find_refusal
+
+    products, moved = found.products, found.images.moved
+    refusal = find_refusal(found, catalog=settings.catalog_name, max_remove_rate=settings.max_remove_rate)
+    return Plan(
+        catalog=settings.catalog_name,
+        model=model_name(settings.model),
+        is_new_model=is_new_model,
+        products=ProductPlan(
+            new=products.new,
+            changed=products.changed,
+            unchanged=products.stated - products.new - products.changed,
+            removed=products.gone,
+        ),
+        images=ImagePlan(
+            new=max(0, coming.new - moved),
+            moved=moved,
+            back=coming.back,
+            missing=work.missing,
+            recheck=work.due,
+            retry=work.retries,
+            deferred=sum(work.deferred.values()),
+            unchanged=work.unchanged,
+            removed=found.images.gone - moved,
+        ),
+        bad_rows=found.bad_rows,
+        to_fetch=coming.new + coming.back + work.to_do,
+        refusal=refusal.message if refusal else None,
+    )

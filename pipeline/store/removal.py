@@ -1,0 +1,107 @@
+"""What left the catalog: out of the search results at the end of a run, and out of the database after a while."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+from pipeline.durations import NEVER
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from pipeline.store.connect import Connection
+    from pipeline.store.models import StoredModel
+
+DEACTIVATE_IMAGES = """
+UPDATE catvec_store.images i
+   SET active = false
+  FROM catvec_store.products p
+ WHERE p.product_id = i.product_id
+   AND p.catalog = %(catalog)s
+   AND i.active
+   AND i.missing_since IS NOT NULL
+"""
+
+DEACTIVATE_PRODUCTS = """
+UPDATE catvec_store.products
+   SET active = false, removed_at = now(), updated_at = now()
+ WHERE catalog = %(catalog)s
+   AND active
+   AND missing_since IS NOT NULL
+"""
+
+# their images, failures and stored neighbours go with them
+FORGET_PRODUCTS = """
+DELETE FROM catvec_store.products
+ WHERE catalog = %(catalog)s
+   AND NOT active
+   AND missing_since <= now() - %(age)s::interval
+"""
+
+FORGET_IMAGES = """
+DELETE FROM catvec_store.images i
+ USING catvec_store.products p
+ WHERE p.product_id = i.product_id
+   AND p.catalog = %(catalog)s
+   AND NOT i.active
+   AND i.missing_since <= now() - %(age)s::interval
+"""
+
+# Images that are only marked missing still show their content: pictures come back.
+MARK_UNUSED = """
+INSERT INTO catvec_store.unused_contents (model_id, content_sha256)
+SELECT %(model_id)s, e.content_sha256
+  FROM catvec_store.{table} e
+  LEFT JOIN catvec_store.images i ON i.content_sha256 = e.content_sha256
+ WHERE i.image_id IS NULL
+    ON CONFLICT DO NOTHING
+"""
+
+UNMARK_USED = """
+DELETE FROM catvec_store.unused_contents u
+ WHERE u.model_id = %(model_id)s
+   AND (EXISTS (SELECT FROM catvec_store.images i WHERE i.content_sha256 = u.content_sha256)
+        OR NOT EXISTS (SELECT FROM catvec_store.{table} e WHERE e.content_sha256 = u.content_sha256))
+"""
+
+FORGET_VECTORS = """
+DELETE FROM catvec_store.{table} e
+ USING catvec_store.unused_contents u
+ WHERE u.model_id = %(model_id)s
+   AND u.content_sha256 = e.content_sha256
+   AND u.since <= now() - %(age)s::interval
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removed:
+    """How many left the search results."""
+
+    products: int
+    images: int
+
+
+def remove_missing(connection: Connection, catalog: str) -> Removed:
+    """Take what the catalog no longer names out of the search results."""
+    values = {"catalog": catalog}
+    images = connection.execute(DEACTIVATE_IMAGES, values).rowcount
+    products = connection.execute(DEACTIVATE_PRODUCTS, values).rowcount
+    return Removed(products=products, images=images)
+
+
+def forget(connection: Connection, model: StoredModel, catalog: str, age: timedelta) -> int:
+    """Delete what left the catalog more than `age` ago, and vectors that no image has shown for that long.
+
+    Returns how many products and images are gone.
+    """
+    if age == NEVER:
+        return 0
+    values = {"catalog": catalog, "age": age, "model_id": model.model_id}
+    images = connection.execute(FORGET_IMAGES, values).rowcount
+    products = connection.execute(FORGET_PRODUCTS, values).rowcount
+    for statement in (UNMARK_USED, MARK_UNUSED, FORGET_VECTORS):
+        connection.execute(sql.SQL(statement).format(table=sql.Identifier(model.table)), values)
+    return products + images
