@@ -82,13 +82,13 @@ def ingest(
 
     Another run with the same model is waited for as long as `wait` says, then LockedError is raised.
     """
+    progress.begin("reading the catalog")
     from pipeline.models.registry import model_name
     from pipeline.store.connect import Session, translated
     from pipeline.store.migrate import migrate
     from pipeline.store.models import find_model
     from pipeline.store.runs import begin_run
 
-    progress.begin("reading the catalog")
     rows = read_rows(settings, stdin)  # a wrong file is told before a model is looked for
     migrate(url)
     with translated(), ExitStack() as stack:
@@ -168,7 +168,7 @@ def _work_off(job: _Job, rows: Iterator[Product | BadRow | Deletion]) -> Ended:
     differences = _sync(job, rows)
     work = _count(job, differences)
     try:
-        _encode_missing(job, work)
+        _encode_missing(job, work, moved=differences.images.moved)
     except BreakerError as breaker:
         return _give_up(job, breaker, differences, work)
     removed = job.writer.run(lambda connection: remove_missing(connection, job.settings.catalog_name))
@@ -234,8 +234,8 @@ def _count(job: _Job, differences: Differences) -> WorkCount:
         work = count_work(job.feeder, job.model, job.scope)
     bad_rows = sum(differences.bad_rows.values())
     seen = work.images + bad_rows
-    job.progress.begin("checking images" if work.due else "encoding images", total=seen)
-    job.progress.add(unchanged=work.unchanged)
+    phase = "checking images" if work.due else "encoding images" if work.to_do else "finishing"
+    job.progress.begin_images(phase, total=seen, untouched=work.unchanged)
     for code, count in (*differences.bad_rows.items(), *work.deferred.items()):
         job.progress.fail(code, count)
     failed = bad_rows + sum(work.deferred.values())
@@ -245,7 +245,7 @@ def _count(job: _Job, differences: Differences) -> WorkCount:
     return work
 
 
-def _encode_missing(job: _Job, work: WorkCount) -> None:
+def _encode_missing(job: _Job, work: WorkCount, *, moved: int) -> None:
     from pipeline.engine.breaker import Breaker
     from pipeline.engine.local import LocalEngine, Stages
     from pipeline.images.decode import decode
@@ -255,7 +255,7 @@ def _encode_missing(job: _Job, work: WorkCount) -> None:
     if not work.to_do:
         return
     settings, on_demand = job.settings, job.on_demand
-    if work.missing and not job.stop.is_asked():
+    if work.missing > moved and not job.stop.is_asked():
         on_demand.load()  # while nothing is under way: it will surely be needed, and may fail
 
     def write(outcomes: Outcomes) -> Outcomes:
@@ -327,7 +327,8 @@ def _have_index(job: _Job, *, owns: bool) -> None:
     if not has_vectors(connection, job.model):
         return  # an index on nothing would only make the first load slow
     if owns:
-        job.progress.begin("building the index")
+        if not find_index(connection, job.model).is_valid:
+            job.progress.begin("building the index")
         with job.progress.stage("index"), watched(job.url, job.model, job.progress):
             build_index(connection, job.model, job.progress)
     elif not find_index(connection, job.model).is_valid:
@@ -409,7 +410,9 @@ def _summarise(
         checked=counters.checked,
         changed=counters.changed,
         deferred=sum(work.deferred.values()),
-        removed=removed.images if removed else 0,
+        moved=differences.images.moved,
+        # what marks of a run that broke off add to it did leave
+        removed=max(0, removed.images - differences.images.moved) if removed else 0,
         forgotten=forgotten,
         products=ProductChanges(
             new=products.new, changed=products.changed, removed=removed.products if removed else 0

@@ -38,7 +38,7 @@ HELP = {
     "images_changed": "images that showed other bytes in the last run than before",
     "images_removed": "images that left the search results in the last run",
     "failures": "images and catalog rows that stand as failed after the last run, by code",
-    "images_per_second": "images embedded or reused per second in the last run, while it worked on images",
+    "images_per_second": "images embedded, reused or checked and unchanged per second in the last run",
 }
 
 

@@ -34,9 +34,11 @@ class Steps:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """The counters at one moment. `checked` had a vector and were asked for again, `changed` showed other bytes;
-    both are
-    among the other counts, too. `seconds` count from the beginning, `work_seconds` since the total is known.
+    """The counters at one moment.
+
+    `checked` had a vector and were asked for again, `changed` showed other bytes; both are among the other counts,
+    too. `untouched` are those of `unchanged` that were not asked for. `seconds` count from the beginning,
+    `work_seconds` since the total is known.
 
     `steps` are those of a phase that counts something else than images.
     """
@@ -49,6 +51,7 @@ class Snapshot:
     failed: int
     checked: int
     changed: int
+    untouched: int
     failures_by_code: Mapping[str, int]
     stage_seconds: Mapping[str, float]
     seconds: float
@@ -57,9 +60,9 @@ class Snapshot:
 
     @property
     def images_per_s(self) -> float:
-        """Images brought to an end, over the time that images were worked on."""
+        """Images brought to a good end, over the time that images were worked on."""
         worked_s = self.stage_seconds.get("images", self.work_seconds)
-        return (self.embedded + self.reused) / worked_s if worked_s else 0.0
+        return (self.unchanged - self.untouched + self.embedded + self.reused) / worked_s if worked_s else 0.0
 
     @property
     def done(self) -> int:
@@ -77,6 +80,7 @@ class Progress:
     embedded: int = 0
     checked: int = 0
     changed: int = 0
+    untouched: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     stage_seconds: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
@@ -85,14 +89,19 @@ class Progress:
     _steps_started: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def begin(self, phase: str, *, total: int | None = None) -> None:
+    def begin(self, phase: str) -> None:
         """Say what happens now: syncing, encoding, indexing …"""
         with self._lock:
             self.phase = phase
             self._steps = None
-            if total is not None:
-                self.total = total
-                self.work_started = time.monotonic()
+
+    def begin_images(self, phase: str, *, total: int, untouched: int) -> None:
+        """Work on so many images begins; `untouched` of them are as they should be and need none."""
+        self.begin(phase)
+        with self._lock:
+            self.total = total
+            self.unchanged = self.untouched = untouched
+            self.work_started = time.monotonic()
 
     def add(
         self, *, unchanged: int = 0, reused: int = 0, embedded: int = 0, checked: int = 0, changed: int = 0
@@ -137,6 +146,7 @@ class Progress:
                 failed=self.failures.total(),
                 checked=self.checked,
                 changed=self.changed,
+                untouched=self.untouched,
                 failures_by_code=dict(self.failures.most_common()),
                 stage_seconds={name: round(seconds, 3) for name, seconds in self.stage_seconds.items()},
                 seconds=time.monotonic() - self.started,

@@ -126,9 +126,10 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Why an image has no vector, or not that of its newest bytes. `stage` is fetch, decode, encode or store; `code`
-    is
-    an ItemError's. `etag` and `last_modified` are those of the bytes that could not be used.
+    """Why an image has no vector, or not that of its newest bytes.
+
+    `stage` is fetch, decode, encode or store; `code` is an ItemError's. `etag` and `last_modified` are those of the
+    bytes that could not be used.
     """
 
     image: ImageRef
@@ -232,8 +233,8 @@ class RunSummary:
 
     Law 1: seen == unchanged + reused + embedded + failed + pending. `checked` images had a vector and were asked for
     again, `changed` showed other bytes than before; `deferred` are those of `failed` whose next try is not due.
-    `removed` images left the search results; `forgotten` images and products were deleted. `stopped_by` is None,
-    max_runtime, failure_rate, SIGINT or SIGTERM.
+    `moved` images stand at another URL than before within their product, `removed` ones left the search results;
+    `forgotten` images and products were deleted. `stopped_by` is None, max_runtime, failure_rate, SIGINT or SIGTERM.
     """
 
     run_id: int
@@ -248,6 +249,7 @@ class RunSummary:
     checked: int
     changed: int
     deferred: int
+    moved: int
     removed: int
     forgotten: int
     products: ProductChanges

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import typer
@@ -23,13 +22,6 @@ EX_TEMPFAIL = 75
 """sysexits.h: try again later"""
 
 
-@dataclass(slots=True)
-class Told:
-    """What a run came to, as far as it came to anything."""
-
-    summary: RunSummary | None = None
-
-
 def exit_code_of(error: BaseException) -> int:
     """0 done · 1 error · 2 usage or configuration · 4 too many failures · 75 another run · 130 interrupted."""
     if isinstance(error, typer.Exit):
@@ -39,26 +31,23 @@ def exit_code_of(error: BaseException) -> int:
 
 
 @contextmanager
-def metrics_written(path: Path | None, settings: RunSettings) -> Iterator[Told]:
-    """Write the metrics of the run inside the block, however it ends."""
-    told = Told()
-    if path is None:
-        yield told
-        return
-    from pipeline.metrics import check_metrics_path
+def metrics_of_failure(path: Path | None, settings: RunSettings) -> Iterator[None]:
+    """Write the metrics of a run that does not get to a summary."""
+    if path is not None:
+        from pipeline.metrics import check_metrics_path
 
-    check_metrics_path(path)
-    exit_code = 0
+        check_metrics_path(path)
     try:
-        yield told
+        yield
     except BaseException as error:
-        exit_code = exit_code_of(error)
+        write_metrics_file(path, settings, None, exit_code_of(error))
         raise
-    finally:
-        _write(path, settings, told.summary, exit_code)
 
 
-def _write(path: Path, settings: RunSettings, summary: RunSummary | None, exit_code: int) -> None:
+def write_metrics_file(path: Path | None, settings: RunSettings, summary: RunSummary | None, exit_code: int) -> None:
+    """Write them where `path` says, if it does; what cannot be written does not undo the run."""
+    if path is None:
+        return
     from pipeline.metrics import write_metrics
     from pipeline.models.registry import model_name
 

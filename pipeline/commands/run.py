@@ -14,7 +14,7 @@ import typer
 
 from pipeline.commands.live import progress_shown, signals_stop
 from pipeline.commands.options import Database, Home, Json, open_database, place_of, take, with_settings
-from pipeline.commands.outcome import metrics_written
+from pipeline.commands.outcome import exit_code_of, metrics_of_failure, write_metrics_file
 from pipeline.commands.terminal import print_json, print_table, say, say_error
 from pipeline.durations import parse_duration
 from pipeline.errors import BreakerError, CatvecError
@@ -120,14 +120,14 @@ def run(
     limits = Limits(wait=parse_duration(wait), max_runtime=longest, tolerated=tolerate_failures)
     if dry_run:
         return show_plan(settings, db=db, home=home, as_json=json)
-    with metrics_written(metrics_file, settings) as told:
+    with metrics_of_failure(metrics_file, settings):
         outcome = run_catalog(settings, limits, db=db, home=home, report=report)
-        told.summary = outcome.summary
-        if json:
-            print_json(outcome.summary)
-        if outcome.breaker is not None:
-            raise outcome.breaker
-        raise typer.Exit(outcome.exit_code)
+    write_metrics_file(metrics_file, settings, outcome.summary, outcome.exit_code)
+    if json:
+        print_json(outcome.summary)  # after everything else that is said: the last line of a log, too
+    if outcome.breaker is not None:
+        raise outcome.breaker
+    raise typer.Exit(outcome.exit_code)
 
 
 @with_settings(CatalogSettings, FetchSettings, DecodeSettings, ModelSettings, RunSettings)
@@ -170,7 +170,8 @@ def run_catalog(
             say(line)
         if report is not None:
             _write_report(url, report, settings, summary, timeline)
-    return Outcome(summary=summary, exit_code=_exit_code(summary, limits, signals), breaker=ended.breaker)
+    code = exit_code_of(ended.breaker) if ended.breaker else _exit_code(summary, limits, signals)
+    return Outcome(summary=summary, exit_code=code, breaker=ended.breaker)
 
 
 def _ingest(
@@ -301,6 +302,9 @@ def summary_lines(summary: RunSummary, *, active: str | None, place: str) -> lis
         lines.append(f"products: {products.new:,} new, {products.changed:,} changed, {products.removed:,} removed")
     if summary.checked:
         lines.append(f"{summary.checked:,} images were asked for again, {summary.changed:,} showed another picture")
+    if summary.moved:
+        images = "image stands" if summary.moved == 1 else "images stand"
+        lines.append(f"{summary.moved:,} {images} at another URL than before")
     if summary.removed:
         images = "image" if summary.removed == 1 else "images"
         lines.append(f"{summary.removed:,} {images} left the catalog and the search results")
@@ -320,7 +324,7 @@ def _device(summary: RunSummary) -> str:
 
 
 def _pace(summary: RunSummary) -> str:
-    return f"{summary.images_per_s:,.1f} images/s, " if summary.embedded + summary.reused else ""
+    return f"{summary.images_per_s:,.1f} images/s, " if summary.images_per_s else ""
 
 
 def _next_step(summary: RunSummary, *, active: str | None, place: str) -> str:

@@ -108,10 +108,10 @@ def find_refusal(found: Differences, *, catalog: str, max_remove_rate: float) ->
     """Why a run must not go on with this catalog: too much of what is stored would leave the search results."""
     products, images = found.products, found.images
     leaving, lost = products.gone + products.bare, images.gone - images.moved
-    if leaving > max_remove_rate * products.stored:
+    if leaving > max(max_remove_rate * products.stored, 1 if max_remove_rate else 0):
         what = "are missing in this one" + (", or have no image in it" if products.bare else "")
         problem = f"{leaving:,} of the {products.stored:,} products stored from catalog {catalog!r} {what}"
-    elif lost > max(max_remove_rate * images.stored, SPARE_IMAGES):
+    elif lost > max(max_remove_rate * images.stored, SPARE_IMAGES if max_remove_rate else 0):
         problem = (
             f"{lost:,} of the {images.stored:,} images stored from catalog {catalog!r} are missing in this one, "
             "without another in their place"

@@ -111,8 +111,7 @@ class Scope:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkCount:
     """Images of the catalog: `missing` lack a vector, `due` have one and are to be checked again, `retries` failed
-    before and
-    are to be tried again, `deferred` (by code) are not to be tried yet. The others are as they should be.
+    before and are to be tried again, `deferred` (by code) are not to be tried yet. The others are as they should be.
     """
 
     images: int

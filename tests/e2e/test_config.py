@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 UNKNOWN = "keys are options without the dashes; see: catvec run --help"
 RUN_KEYS = [
     *("run_id", "finished", "stopped_by", "seen", "unchanged", "reused", "embedded", "failed", "pending"),
-    *("checked", "changed", "deferred", "removed", "forgotten", "products"),
+    *("checked", "changed", "deferred", "moved", "removed", "forgotten", "products"),
     *("failures_by_code", "seconds", "images_per_s", "model", "dims", "device", "precision", "batch_size"),
     "stage_seconds",
 ]

@@ -111,8 +111,8 @@ class Night:
 def summary_fields(run_id: int) -> dict[str, Any]:
     return {
         "run_id": run_id, "finished": True, "stopped_by": None, "seen": 100, "unchanged": 95, "reused": 1,
-        "embedded": 3, "failed": 1, "pending": 0, "checked": 90, "changed": 1, "deferred": 0, "removed": 1,
-        "forgotten": 0, "products": ProductChanges(new=2, changed=0, removed=1),
+        "embedded": 3, "failed": 1, "pending": 0, "checked": 90, "changed": 1, "deferred": 0, "moved": 0,
+        "removed": 1, "forgotten": 0, "products": ProductChanges(new=2, changed=0, removed=1),
         "failures_by_code": {"http_404": 1}, "seconds": 12.0, "images_per_s": 20.0, "model": "tiny", "dims": 4,
         "device": "cpu", "precision": "fp32", "batch_size": 32, "stage_seconds": {"sync": 0.5, "fetch": 30.0},
     }  # fmt: skip
@@ -338,7 +338,7 @@ def test_a_stopped_run_says_why(night: Night, tmp_path: Path) -> None:
 
 def test_the_time_is_drawn(night: Night, tmp_path: Path) -> None:
     timeline, progress = Timeline(), Progress()
-    progress.begin("encoding images", total=100)
+    progress.begin_images("encoding images", total=100, untouched=0)
     for _ in range(3):
         progress.add(embedded=10)
         time.sleep(0.01)

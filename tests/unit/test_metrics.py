@@ -33,6 +33,7 @@ SUMMARY = RunSummary(
     checked=12,
     changed=3,
     deferred=2,
+    moved=0,
     removed=6,
     forgotten=1,
     products=ProductChanges(new=1, changed=2, removed=3),

@@ -11,7 +11,7 @@ from pipeline.report import words
 
 NOTHING: dict[str, Any] = {
     "run_id": 1, "finished": True, "stopped_by": None, "seen": 100, "unchanged": 100, "reused": 0, "embedded": 0,
-    "failed": 0, "pending": 0, "checked": 0, "changed": 0, "deferred": 0, "removed": 0, "forgotten": 0,
+    "failed": 0, "pending": 0, "checked": 0, "changed": 0, "deferred": 0, "moved": 0, "removed": 0, "forgotten": 0,
     "products": ProductChanges(new=0, changed=0, removed=0), "failures_by_code": {}, "seconds": 252.3,
     "images_per_s": 0.0, "model": "tiny", "dims": 4, "device": None, "precision": None, "batch_size": None,
     "stage_seconds": {},
