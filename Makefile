@@ -91,6 +91,8 @@ bench: setup ## the benchmarks (minutes): make bench PHOTOS=path/to/catalog.csv;
 	@$(BIN)/python -m benchmarks.end_to_end "$(PHOTOS)" --model build/clip-b32-random
 	@$(BIN)/python -m benchmarks.real_catalog "$(PHOTOS)" --model build/clip-b32-random
 	@$(BIN)/python -m benchmarks.contract "$(PHOTOS)" --model build/clip-b32-random
+	@$(BIN)/python -m benchmarks.seven_nights "$(PHOTOS)" --model build/clip-b32-random
+	@$(BIN)/python -m benchmarks.nightly --large-model build/clip-b32-random
 	@$(BIN)/python -m benchmarks.similar
 	@$(BIN)/python -m benchmarks.switch
 	@$(BIN)/python -m benchmarks.report

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.random_model import save_clip_b32
+from benchmarks.random_model import save_clip_b32, save_tiny_clip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -46,15 +46,23 @@ class Outcome:
 
 
 @contextmanager
-def working_folder(model: Path | None) -> Iterator[Place]:
-    """A temporary folder with the model in it, or with random weights of ViT-B/32's size."""
+def working_folder(model: Path | None, *, tiny: bool = False) -> Iterator[Place]:
+    """A temporary folder with the model in it; None: random weights, of ViT-B/32's size if not `tiny`."""
     with tempfile.TemporaryDirectory(prefix="catvec-bench-") as scratch:
         folder = Path(scratch)
-        if model is None:
-            save_clip_b32(folder / "clip-b32-random")
+        if model is not None:
+            name = link_model(folder, model)
+        elif tiny:
+            name = save_tiny_clip(folder / "clip-tiny-random").name
         else:
-            (folder / model.name).symlink_to(model.resolve(), target_is_directory=True)
-        yield Place(folder=folder, model=model.name if model else "clip-b32-random")
+            name = save_clip_b32(folder / "clip-b32-random").name
+        yield Place(folder=folder, model=name)
+
+
+def link_model(folder: Path, model: Path) -> str:
+    """Make it reachable by its name alone, which is returned."""
+    (folder / model.name).symlink_to(model.resolve(), target_is_directory=True)
+    return model.name
 
 
 def run_catvec(
@@ -62,9 +70,12 @@ def run_catvec(
     folder: Path,
     environment: Mapping[str, str],
     watch: Callable[[subprocess.Popen[bytes]], None] | None = None,
+    code: int = 0,
 ) -> Outcome:
-    """Run a command to its end; `watch` sees the process while it runs. Ends this program when it fails."""
-    return run_process([str(CATVEC), *arguments], folder=folder, environment=environment, watch=watch)
+    """Run a command to its end; `watch` sees the process while it runs. Ends this program when its exit code is not
+    `code`.
+    """
+    return run_process([str(CATVEC), *arguments], folder=folder, environment=environment, watch=watch, code=code)
 
 
 def run_process(

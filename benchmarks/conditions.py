@@ -22,7 +22,7 @@ def describe_conditions() -> dict[str, Any]:
     """Commit, processor, device and versions."""
     import torch
 
-    packages = ("torch", "transformers", "pillow", "numpy", "aiohttp", "psycopg", "pgvector")
+    packages = ("torch", "transformers", "pillow", "numpy", "aiohttp", "uvloop", "psycopg", "pgvector")
     return {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from benchmarks.conditions import RESULTS, write_result
 from benchmarks.database import describe_server, whole_database
 from benchmarks.memory import mark, sample_memory
 from benchmarks.photo_server import serve
+from benchmarks.row_changes import Changes, count_changes, settle
 from pipeline.store.connect import Session
 from pipeline.store.index import index_name
 from pipeline.store.models import choose_model
@@ -40,9 +40,7 @@ MOST_MEMORY_MB = 2500
 MOST_GROWTH_MB = 50
 GROWTH_IMAGES = (1000, 3000)
 TIMELINE_S = 5.0
-SETTLE_S = 10.0
 
-CHANGES = "SELECT n_tup_ins, n_tup_upd, n_tup_del FROM pg_stat_user_tables WHERE relid = to_regclass(%s)"
 SCANS = "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelid = to_regclass(%s)"
 
 COUNTS = """
@@ -51,14 +49,6 @@ SELECT (SELECT count(*) FROM catvec.image_embeddings),
           FROM catvec.products p
          WHERE p.active
            AND NOT EXISTS (SELECT FROM catvec.image_embeddings v WHERE v.product_id = p.product_id))
-"""
-
-OTHERS = """
-SELECT count(*)
-  FROM pg_stat_activity
- WHERE datname = current_database()
-   AND application_name LIKE 'catvec %'
-   AND pid <> pg_backend_pid()
 """
 
 # as an app asks that does without the functions
@@ -106,15 +96,6 @@ class Run:
         peak_mb = max(sample.peak_mb for sample in self.samples)
         seconds = round(self.outcome.seconds, 1)
         return {"wall_seconds": seconds, "peak_mb": peak_mb, "summary": self.outcome.json()}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Changes:
-    """Rows of the vector table written since it was made."""
-
-    inserted: int
-    updated: int
-    deleted: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,9 +147,9 @@ def examine(stand: Stand) -> Evidence:
     with Session(stand.database.url) as session:
         connection = session.connection()
         model = choose_model(connection, None)
-        before = count_changes(connection, model)
+        before = count_changes(connection, f"catvec_store.{model.table}")
         again = stand.run()
-        after = count_changes(connection, model)
+        after = count_changes(connection, f"catvec_store.{model.table}")
         scans_before = count_scans(connection, model)
         similar = stand.similar()
         scans_after = count_scans(connection, model)
@@ -187,25 +168,10 @@ def examine(stand: Stand) -> Evidence:
     )
 
 
-def count_changes(connection: Connection, model: StoredModel) -> Changes:
-    settle(connection)
-    [row] = connection.execute(CHANGES, (f"catvec_store.{model.table}",)).fetchall()
-    return Changes(inserted=row[0], updated=row[1], deleted=row[2])
-
-
 def count_scans(connection: Connection, model: StoredModel) -> int:
     settle(connection)
     [row] = connection.execute(SCANS, (f"catvec_store.{index_name(model)}",)).fetchall()
     return int(row[0])
-
-
-def settle(connection: Connection) -> None:
-    """Wait until catvec's other connections are gone: a backend reports its counts when it ends."""
-    deadline = time.monotonic() + SETTLE_S
-    while connection.execute(OTHERS).fetchone() != (0,):
-        if time.monotonic() > deadline:
-            raise SystemExit(f"other catvec connections are still open after {SETTLE_S:g} s")
-        time.sleep(0.1)
 
 
 # ---- the result

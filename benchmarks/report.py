@@ -114,10 +114,7 @@ def write_real_catalog(result: Result) -> Iterator[str]:
     yield f"| `catvec similar` | {result['similar']['wall_seconds']:.2f} | | |"
     yield ""
     yield f"{first['summary']['seen']:,} photos; memory {' and '.join(marks) or 'not measured'}."
-    for met, word in ((True, "As asked"), (False, "**Not as asked**"), (None, "Not shown by so few photos")):
-        names = [name for name, found in result["checks"].items() if found is met]
-        if names:
-            yield f"{word}: {'; '.join(names)}."
+    yield from write_checks(result["checks"])
     yield "The commands and what they printed are in `results/real_catalog.txt`."
 
 
@@ -183,10 +180,65 @@ def write_similar(result: Result) -> Iterator[str]:
         yield f"| {name} | {asked:g} | {result['reached'][name]:g} |"
 
 
+def write_nightly(result: Result) -> Iterator[str]:
+    check, loops, ratio = result["identity_check"], result["loops"], result["ratio_of_changed"]
+    yield (
+        f"{result['products']:,} products, a JPEG of {result['pictures']['median_bytes'] / 1000:.1f} kB each from "
+        f"{result['http_server']}; model {result['model']}, {result['rounds']} rounds."
+    )
+    yield ""
+    yield from table("a night", "seconds", "peak memory, MB", "images encoded", "vector rows +/~/−")
+    for name, found in (("first load", result["first_load"]), *result["nights"].items()):
+        rows, counts = found["vector_rows"][-1], found["counts"][-1]
+        written = f"{rows['inserted']:,} / {rows['updated']:,} / {rows['deleted']:,}"
+        memory = spread(found["peak_mb"], 0)
+        yield f"| {name} | {spread(found['wall_seconds'])} | {memory} | {counts['embedded']:,} | {written} |"
+    yield ""
+    answers = ", ".join(f"{count:,} × {status}" for status, count in result["answers"].items())
+    yield (
+        f"Asked for again, the server answered {answers}. A night with 1 % changed takes "
+        f"{spread(ratio['without_encoding'], 2)} times as long as one with nothing changed, without the "
+        f"{spread(ratio['encoding_seconds'])} s of loading the model and encoding (asked: {ratio['asked']:g}). "
+        f"Whether the model is still the same, {check['weights_mb']:,.0f} MB of weights, adds "
+        f"{spread(check['difference_s'], 2)} s to each night."
+    )
+    yield ""
+    yield from table(f"304s per second, {loops['at_once']} at once", "uvloop", "asyncio", "ratio")
+    for name, found in loops["uvloop_to_asyncio"].items():
+        rates = [spread(loops["requests_per_s"][f"{name}, {loop}"], 0) for loop in ("uvloop", "asyncio")]
+        yield f"| {name} | {rates[0]} | {rates[1]} | {spread(found, 2)} |"
+    yield ""
+    yield from write_checks(result["checks"])
+
+
+def write_seven_nights(result: Result) -> Iterator[str]:
+    yield f"{result['products']:,} photos, model {result['model']}."
+    yield ""
+    yield from table("night", "what happened", "as it should")
+    nights: dict[tuple[str, str], list[str]] = {}
+    for line in result["nights"]:
+        failed = nights.setdefault((line["night"], line["what"]), [])
+        if not line["ok"]:
+            failed.append(line["witness"])
+    for (night, what), failed in nights.items():
+        yield f"| {night} | {what} | {'yes' if not failed else '**no**: ' + ', '.join(failed)} |"
+    yield ""
+    yield "Every number, should and did, and what the commands printed are in `results/seven_nights.txt`."
+
+
+def write_checks(checks: dict[str, bool | None]) -> Iterator[str]:
+    for met, word in ((True, "As asked"), (False, "**Not as asked**"), (None, "Not shown by so few")):
+        names = [name for name, found in checks.items() if found is met]
+        if names:
+            yield f"{word}: {'; '.join(names)}."
+
+
 SECTIONS: dict[str, Callable[[Result], Iterator[str]]] = {
     "similar": write_similar,
     "end_to_end": write_end_to_end,
     "real_catalog": write_real_catalog,
+    "nightly": write_nightly,
+    "seven_nights": write_seven_nights,
     "startup": write_startup,
     "encode": write_encode,
     "parity": write_parity,

@@ -85,9 +85,9 @@ def run(catalog: str, model: str) -> float:
     begun: dict[str, float] = {}
 
     class Phases(Progress):
-        def begin(self, phase: str, *, total: int | None = None) -> None:
+        def begin(self, phase: str) -> None:
             begun.setdefault(phase, time.time())
-            super().begin(phase, total=total)
+            super().begin(phase)
 
     settings = RunSettings(
         catalog=CatalogSettings(uri=catalog),
