@@ -125,8 +125,8 @@ class RunSettings:
     )
     full_check: timedelta = setting(
         timedelta(days=90),
-        "how old that knowledge may be before the bytes are read again, whatever the server says: 90d, "
-        "always or never",
+        "how old that knowledge may be before the bytes are read again, whatever the server says: 90d, always or "
+        "never; a share of what is asked for is due each time",
     )
     ignore_validators: bool = setting(False, "read the bytes of all that is checked, as with --full-check always")
     forget_after: timedelta = setting(

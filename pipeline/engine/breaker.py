@@ -86,6 +86,8 @@ def _explain(failures: list[Failure], *, of: int, max_rate: float) -> BreakerErr
 
 def _host(failure: Failure) -> str:
     """`at shop.example` or `in the image root`, without a user or password."""
+    if failure.kind == "ours":
+        return "on this side"
     try:
         parts = urlsplit(failure.image.url)
         port = f":{parts.port}" if parts.port else ""

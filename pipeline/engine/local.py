@@ -100,6 +100,7 @@ class LocalEngine:
         self._aborted = threading.Event()
         self._error: BaseException | None = None
         self._error_lock = threading.Lock()
+        self._unforeseen: set[type[Exception]] = set()
         # the window bounds what can be in the first two and what can have failed
         self._fetched: Channel[Fetched] = Channel(0, self._aborted)
         self._to_decode: Channel[Fetched] = Channel(0, self._aborted)
@@ -182,7 +183,7 @@ class LocalEngine:
             with self._progress.stage("fetch"):
                 fetched = await fetcher.fetch(image)
         except Exception as error:  # noqa: BLE001 - one image never ends the run
-            await self._put(_failure(image, "fetch", error))
+            await self._put(_failure(image, "fetch", error, self._unforeseen))
             self._window.miss()
         except asyncio.CancelledError:
             self._window.miss()
@@ -254,7 +255,7 @@ class LocalEngine:
     def _fail(self, content: Content, stage: str, error: Exception) -> None:
         """Fail an image, and those that waited for the same bytes."""
         for failed in (content, *self._in_flight.release(content.sha256)):
-            failure = _failure(failed.image, stage, error)
+            failure = _failure(failed.image, stage, error, self._unforeseen)
             self._outcomes.put(replace(failure, etag=failed.etag, last_modified=failed.last_modified))
 
     # ---- encode: the device
@@ -344,12 +345,15 @@ def _sort(items: Sequence[Item]) -> Outcomes:
     )
 
 
-def _failure(image: ImageRef, stage: str, error: Exception) -> Failure:
+def _failure(image: ImageRef, stage: str, error: Exception, known: set[type[Exception]]) -> Failure:
+    """The failure that an error means; what nobody foresaw is told once of each kind, and goes into `known`."""
     if isinstance(error, ItemError):
         return Failure(
             image=image, stage=stage, code=error.code, detail=error.message, is_retryable=error.is_retryable
         )
-    logger.warning("unexpected %s while handling %s", type(error).__name__, image, exc_info=error)
+    if type(error) not in known:
+        known.add(type(error))
+        logger.warning("unexpected %s while handling %s", type(error).__name__, image, exc_info=error)
     detail = f"{type(error).__name__}: {error}"
     return Failure(image=image, stage=stage, code="internal_error", detail=detail, is_retryable=True)
 

@@ -68,11 +68,18 @@ DELETE FROM catvec_store.unused_contents u
 """
 
 FORGET_VECTORS = """
-DELETE FROM catvec_store.{table} e
- USING catvec_store.unused_contents u
+WITH forgotten AS (
+  DELETE FROM catvec_store.{table} e
+   USING catvec_store.unused_contents u
+   WHERE u.model_id = %(model_id)s
+     AND u.content_sha256 = e.content_sha256
+     AND u.since <= now() - %(age)s::interval
+  RETURNING e.content_sha256
+)
+DELETE FROM catvec_store.unused_contents u
+ USING forgotten
  WHERE u.model_id = %(model_id)s
-   AND u.content_sha256 = e.content_sha256
-   AND u.since <= now() - %(age)s::interval
+   AND u.content_sha256 = forgotten.content_sha256
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from dataclasses import asdict
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from pipeline.records import RunSummary
     from pipeline.store.connect import Connection
     from pipeline.store.models import StoredModel
+
+logger = logging.getLogger(__name__)
 
 LOCK_KEY = "hashtextextended('catvec:run:' || current_database() || ':' || %s, 0)"
 TAKE_LOCK = f"SELECT pg_try_advisory_lock({LOCK_KEY})"
@@ -38,6 +41,7 @@ UPDATE catvec_store.runs
    SET state = 'lost', finished_at = heartbeat_at, error = 'the process or its connection disappeared'
  WHERE model_id = %s
    AND state = 'running'
+RETURNING run_id, host, pid, heartbeat_at
 """
 
 BEGIN = """
@@ -83,7 +87,11 @@ def take_lock(connection: Connection, model_name: str) -> None:
 
 def begin_run(connection: Connection, model: StoredModel, catalog: str) -> tuple[int, datetime]:
     """A new run and when it began; the caller holds the lock, so earlier ones that never ended are closed as lost."""
-    connection.execute(CLOSE_LOST, (model.model_id,))
+    for lost, host, pid, seen_at in connection.execute(CLOSE_LOST, (model.model_id,)).fetchall():
+        logger.warning(
+            "run %d was lost: process %d on %s was last seen at %s; this run goes on from there", lost, pid, host,
+            f"{seen_at:%Y-%m-%d %H:%M:%S %Z}",
+        )  # fmt: skip
     row = connection.execute(
         BEGIN, (model.model_id, catalog, socket.gethostname(), os.getpid(), __version__)
     ).fetchone()

@@ -29,7 +29,7 @@ PAGE = 500
 # the clock went backwards.
 IS_OLD = """
 CASE WHEN {age}::double precision IS NULL THEN false
-     WHEN {age} = 0 OR {last} IS NULL OR {last} > %(as_of)s THEN true
+     WHEN {age} = 0 OR {last} IS NULL OR {last} > greatest(now(), %(as_of)s) THEN true
      ELSE floor((extract(epoch FROM %(as_of)s::timestamptz) + (hashint8(i.image_id)::bigint + 2147483648)) / {age})
           > floor((extract(epoch FROM {last}) + (hashint8(i.image_id)::bigint + 2147483648)) / {age})
 END
@@ -95,6 +95,10 @@ SELECT image_id, product_id, url,
 """
 
 
+LACKING = " WHERE is_to_try AND (code IS NOT NULL OR NOT has_vector)"
+CHECKS = " WHERE is_to_try AND code IS NULL AND has_vector"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
     """Which images are looked at, and when they are due; `recheck` and `full_check` are ages.
@@ -147,8 +151,16 @@ def count_work_in(connection: Connection, model: StoredModel, scope: Scope, *, o
 
 
 def read_work(session: Session, model: StoredModel, scope: Scope) -> Iterator[list[ImageRef]]:
-    """What is to be done, page by page in the order of the images' ids; each is seen once."""
-    query = _query(READ, model, " WHERE is_to_try ORDER BY image_id LIMIT %(page)s")
+    """What is to be done, page by page in the order of the images' ids; each is seen once.
+
+    What lacks a vector comes before what is only checked again: a run may have to stop early.
+    """
+    yield from _read_pages(session, model, scope, LACKING)
+    yield from _read_pages(session, model, scope, CHECKS)
+
+
+def _read_pages(session: Session, model: StoredModel, scope: Scope, which: LiteralString) -> Iterator[list[ImageRef]]:
+    query = _query(READ, model, f"{which} ORDER BY image_id LIMIT %(page)s")
     values = _values(model, scope) | {"page": PAGE}
     while rows := session.rows(query, values):
         yield [
