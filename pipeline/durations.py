@@ -12,6 +12,7 @@ NEVER = timedelta.max
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _PART = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
+_BARE = re.compile(r"\d+(\.\d+)?")
 _SIZES = ((86_400, "d"), (3_600, "h"), (60, "m"))
 _LONGEST = timedelta(days=36_500)
 
@@ -19,7 +20,7 @@ _LONGEST = timedelta(days=36_500)
 def parse_duration(text: str) -> timedelta:
     """90 (seconds), 90s, 30m, 3h, 7d, 2w, or several as in 1h30m. Raises ConfigError."""
     compact = text.strip().lower()
-    if re.fullmatch(r"\d+(\.\d+)?", compact):
+    if _BARE.fullmatch(compact):
         compact += "s"
     parts = _PART.findall(compact)
     if not parts or "".join(number + unit for number, unit in parts) != compact:
@@ -34,11 +35,16 @@ def parse_duration(text: str) -> timedelta:
 
 
 def parse_age(text: str) -> timedelta:
-    """A duration, `always` (0) or `never` (timedelta.max). Raises ConfigError."""
+    """A duration with its unit, `always` (0) or `never` (timedelta.max). Raises ConfigError.
+
+    A bare number is refused: whoever writes 30 for an age means days, and not that what left last night is deleted.
+    """
     named = {"always": ALWAYS, "never": NEVER}.get(text.strip().lower())
     if named is not None:
         return named
     try:
+        if _BARE.fullmatch(text.strip()):
+            raise ConfigError(f"{text!r} has no unit, expected for example {text.strip()}d")
         return parse_duration(text)
     except ConfigError as error:
         raise ConfigError(f"{error.message}, or always or never") from error

@@ -25,7 +25,6 @@ from pipeline.records import ProductChanges, RunSummary
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractAsyncContextManager
-    from datetime import datetime
 
     from pipeline.engine.local import Fetcher
     from pipeline.engine.stop import Stop
@@ -40,6 +39,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SUSPICIOUS_IMAGES = 20
+"""that change into one and the same picture in one run"""
 LOCK_GLANCE_S = 1.0
 """how often a run that waits for another looks whether that one is done"""
 
@@ -60,7 +61,6 @@ class _Job:
     on_demand: ModelOnDemand
     model: StoredModel
     run_id: int
-    scope: Scope
     url: str = field(repr=False)  # may hold a password
     writer: Session
     feeder: Session
@@ -98,13 +98,12 @@ def ingest(
         stored = writer.run(lambda connection: find_model(connection, model_name(settings.model)))
         on_demand = ModelOnDemand(settings, stored, progress)
         model = writer.run(on_demand.register)
-        run_id, started_at = writer.run(lambda connection: begin_run(connection, model, settings.catalog_name))
+        run_id = writer.run(lambda connection: begin_run(connection, model, settings.catalog_name))
         job = _Job(
             settings=settings,
             on_demand=on_demand,
             model=model,
             run_id=run_id,
-            scope=scope_of(settings, started_at),
             url=url,
             writer=writer,
             feeder=feeder,
@@ -132,12 +131,12 @@ def read_rows(settings: RunSettings, stdin: BinaryIO | None) -> Iterator[Product
     return chain(rows, read_deleted_ids(settings.deleted_ids))
 
 
-def scope_of(settings: RunSettings, as_of: datetime) -> Scope:
+def scope_now(settings: RunSettings, connection: Connection) -> Scope:
     """Which images are due for a run with these settings at this moment."""
-    from pipeline.store.work import Scope
+    from pipeline.store.work import open_scope
 
     full_check = ALWAYS if settings.ignore_validators else settings.full_check
-    return Scope(catalog=settings.catalog_name, as_of=as_of, recheck=settings.recheck, full_check=full_check)
+    return open_scope(connection, settings.catalog_name, recheck=settings.recheck, full_check=full_check)
 
 
 def _locked(settings: RunSettings, url: str, progress: Progress, stop: Stop, wait: timedelta) -> Session:
@@ -166,19 +165,21 @@ def _work_off(job: _Job, rows: Iterator[Product | BadRow | Deletion]) -> Ended:
     from pipeline.store.runs import end_run
 
     differences = _sync(job, rows)
-    work = _count(job, differences)
+    scope = job.feeder.run(partial(scope_now, job.settings))
+    work = _count(job, differences, scope)
     try:
-        _encode_missing(job, work, moved=differences.images.moved)
+        _encode_missing(job, work, scope, moved=differences.images.moved)
     except BreakerError as breaker:
         return _give_up(job, breaker, differences, work)
-    removed = job.writer.run(lambda connection: remove_missing(connection, job.settings.catalog_name))
+    removed = job.writer.run(
+        lambda connection: remove_missing(connection, _shown(connection, job), job.settings.catalog_name)
+    )
     counters = job.progress.snapshot()
     rest = (counters.total or 0) - counters.done
-    finished = not rest or not job.stop.is_asked()
+    finished = rest <= 0 or not job.stop.is_asked()
     forgotten = 0
     if finished:
-        # another model's run may have found what was due here
-        job.progress.add(unchanged=rest)
+        job.progress.settle()
         forgotten = _complete(job)
     summary = _summarise(
         job,
@@ -191,6 +192,14 @@ def _work_off(job: _Job, rows: Iterator[Product | BadRow | Deletion]) -> Ended:
     state = "finished" if finished else "stopped"
     job.writer.run(lambda connection: end_run(connection, job.run_id, state, summary=summary))
     return Ended(summary=summary)
+
+
+def _shown(connection: Connection, job: _Job) -> list[StoredModel]:
+    """The models that searches are made under: the run's, and the one that apps read."""
+    from pipeline.store.models import list_models
+
+    active = [model for model in list_models(connection) if model.is_active and model.model_id != job.model.model_id]
+    return [job.model, *active]
 
 
 def _give_up(job: _Job, breaker: BreakerError, differences: Differences, work: WorkCount) -> Ended:
@@ -225,13 +234,13 @@ def _sync(job: _Job, rows: Iterator[Product | BadRow | Deletion]) -> Differences
         )
 
 
-def _count(job: _Job, differences: Differences) -> WorkCount:
+def _count(job: _Job, differences: Differences, scope: Scope) -> WorkCount:
     """What is to be done, counted into the progress and the record of the run."""
     from pipeline.store.runs import record_synced
     from pipeline.store.work import count_work
 
     with job.progress.stage("sync"):
-        work = count_work(job.feeder, job.model, job.scope)
+        work = count_work(job.feeder, job.model, scope)
     bad_rows = sum(differences.bad_rows.values())
     seen = work.images + bad_rows
     phase = "checking images" if work.due else "encoding images" if work.to_do else "finishing"
@@ -245,7 +254,7 @@ def _count(job: _Job, differences: Differences) -> WorkCount:
     return work
 
 
-def _encode_missing(job: _Job, work: WorkCount, *, moved: int) -> None:
+def _encode_missing(job: _Job, work: WorkCount, scope: Scope, *, moved: int) -> None:
     from pipeline.engine.breaker import Breaker
     from pipeline.engine.local import LocalEngine, Stages
     from pipeline.images.decode import decode
@@ -258,8 +267,11 @@ def _encode_missing(job: _Job, work: WorkCount, *, moved: int) -> None:
     if work.missing > moved and not job.stop.is_asked():
         on_demand.load()  # while nothing is under way: it will surely be needed, and may fail
 
+    _, *others = job.feeder.run(lambda connection: _shown(connection, job))
+    shown = others[0] if others else None
+
     def write(outcomes: Outcomes) -> Outcomes:
-        return write_outcomes(job.writer, job.model, job.run_id, outcomes)
+        return write_outcomes(job.writer, job.model, job.run_id, outcomes, shown=shown)
 
     stages = Stages(
         open_fetcher=partial(_open_fetcher, settings),
@@ -278,7 +290,7 @@ def _encode_missing(job: _Job, work: WorkCount, *, moved: int) -> None:
         decode_threads=settings.decode_threads or _usable_cores(),
     )
     with job.progress.stage("images"), job.stop.draining():
-        engine.run(read_work(job.feeder, job.model, job.scope))
+        engine.run(read_work(job.feeder, job.model, scope))
 
 
 def _open_fetcher(settings: RunSettings) -> AbstractAsyncContextManager[Fetcher]:
@@ -307,6 +319,8 @@ def _complete(job: _Job) -> int:
             lambda connection: forget(connection, job.model, settings.catalog_name, settings.forget_after)
         )
     counters = job.progress.snapshot()
+    if counters.changed >= SUSPICIOUS_IMAGES:
+        job.writer.run(partial(_warn_of_placeholder, job))
     if counters.embedded or counters.reused:
         job.writer.run(lambda connection: refresh_statistics(connection, job.model))
     owns = job.writer.run(is_owner)
@@ -316,6 +330,19 @@ def _complete(job: _Job) -> int:
         _encode_queries(job)
     job.writer.run(partial(_open_up, job.model, owns))
     return forgotten
+
+
+def _warn_of_placeholder(job: _Job, connection: Connection) -> None:
+    """Many pictures that turned into one and the same are rather the server's than the shop's doing."""
+    from pipeline.store.changes import count_same_change
+
+    images = count_same_change(connection, job.run_id)
+    if images >= SUSPICIOUS_IMAGES:
+        logger.warning(
+            "%d pictures changed into one and the same: if their server showed a placeholder, run again with "
+            "--recheck always when it shows them again",
+            images,
+        )
 
 
 def _have_index(job: _Job, *, owns: bool) -> None:
@@ -411,8 +438,7 @@ def _summarise(
         changed=counters.changed,
         deferred=sum(work.deferred.values()),
         moved=differences.images.moved,
-        # what marks of a run that broke off add to it did leave
-        removed=max(0, removed.images - differences.images.moved) if removed else 0,
+        removed=removed.images - min(removed.replaced, differences.images.moved) if removed else 0,
         forgotten=forgotten,
         products=ProductChanges(
             new=products.new, changed=products.changed, removed=removed.products if removed else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
-from pipeline.ingest import read_rows, scope_of
+from pipeline.ingest import read_rows, scope_now
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -83,26 +83,26 @@ def _plan_first(settings: RunSettings, connection: Connection, rows: Iterator[Pr
 
     found = stage_first_catalog(connection, rows)
     nothing = WorkCount(images=0, missing=0, due=0, retries=0, deferred={})
-    return _put_together(settings, found, nothing, Coming(new=found.images.stated, back=0), is_new_model=True)
+    return _put_together(
+        settings, found, nothing, Coming(new=found.images.stated, back=0, unknown=0), is_new_model=True
+    )
 
 
 def _plan(settings: RunSettings, connection: Connection, rows: Iterator[Product | BadRow | Deletion]) -> Plan:
     from pipeline.models.registry import model_name
     from pipeline.store.models import find_model
-    from pipeline.store.plan import count_coming, count_staying
+    from pipeline.store.plan import Coming, count_coming, count_staying
     from pipeline.store.stage import stage_catalog
     from pipeline.store.work import WorkCount
 
     found = stage_catalog(connection, rows, catalog=settings.catalog_name, partial=settings.partial)
-    coming = count_coming(connection)
-    [(now,)] = connection.execute("SELECT now()").fetchall()
     model = find_model(connection, model_name(settings.model))
     if model is None or model.is_retired:
-        staying = found.images.stated - coming.new - coming.back
-        work = WorkCount(images=staying, missing=staying, due=0, retries=0, deferred={})
-    else:
-        work = count_staying(connection, model, scope_of(settings, now))
-    return _put_together(settings, found, work, coming, is_new_model=model is None or model.is_retired)
+        nothing = WorkCount(images=0, missing=0, due=0, retries=0, deferred={})
+        coming = Coming(new=found.images.stated, back=0, unknown=0)
+        return _put_together(settings, found, nothing, coming, is_new_model=True)
+    work = count_staying(connection, model, scope_now(settings, connection))
+    return _put_together(settings, found, work, count_coming(connection, model), is_new_model=False)
 
 
 def _put_together(
@@ -135,6 +135,6 @@ def _put_together(
             removed=found.images.gone - moved,
         ),
         bad_rows=found.bad_rows,
-        to_fetch=coming.new + coming.back + work.to_do,
+        to_fetch=coming.new + coming.unknown + work.to_do,
         refusal=refusal.message if refusal else None,
     )

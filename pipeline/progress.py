@@ -113,6 +113,14 @@ class Progress:
             self.checked += checked
             self.changed += changed
 
+    def settle(self) -> None:
+        """All is done: what another run did meanwhile, or added, is no work of this one."""
+        with self._lock:
+            rest = (self.total or 0) - self.unchanged - self.reused - self.embedded - self.failures.total()
+            self.unchanged += max(0, rest)
+            if self.total is not None:
+                self.total -= min(0, rest)
+
     def step(self, done: int, total: int, *, unit: str, waits_for: str = "") -> None:
         """Say how far the phase is in something else than images; the next `begin` ends it."""
         with self._lock:

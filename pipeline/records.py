@@ -64,7 +64,8 @@ class ImageRef:
 
     `etag` and `last_modified` are to be sent along, so that the server, or the file's own state, may answer "as
     it was"; None asks for the bytes whatever they are. `sha256` is the content it had last. `has_vector` says that
-    this content has a vector under the model of the run, `failed_before` is the code of the failure that stands.
+    this content has a vector under the model of the run, `failed_before` is the code of the failure that stands. When
+    that is `failed_for_good`, the validators are those of the bytes that could not be used.
     """
 
     image_id: int
@@ -75,6 +76,7 @@ class ImageRef:
     sha256: bytes | None = None
     has_vector: bool = False
     failed_before: str | None = None
+    failed_for_good: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,8 +147,9 @@ class Failure:
         """Who has to change something: nobody but time (transient), the shop (permanent), or catvec's side (ours)."""
         if self.stage in {"encode", "store"} or self.code in {"internal_error", "private_host", "no_image_root"}:
             return "ours"
-        # a page in place of an image is how many servers say that they are down
-        return "transient" if self.is_retryable or self.code == "not_an_image" else "permanent"
+        # a page in place of an image is how many servers say that they are down, and a name that is not found comes
+        # back
+        return "transient" if self.is_retryable or self.code in {"not_an_image", "dns"} else "permanent"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,11 +1,11 @@
 -- What unattended runs need: what left the catalog and when, what is to be tried again and when, what each run came to.
 
 -- `missing_since`: not in the catalog as read last; `active` turns false at the end of the run that saw it through.
--- `removed_at` of products is when they left the search results.
+-- `removed_at` of products is when they left the search results. What older releases removed has no `missing_since`: to set
+-- it here would hold up readers for seconds; runs take it as missing since they first saw it.
 ALTER TABLE catvec_store.products
   ADD COLUMN first_seen_at timestamptz NOT NULL DEFAULT now(),
   ADD COLUMN missing_since timestamptz;
-UPDATE catvec_store.products SET missing_since = coalesce(removed_at, updated_at) WHERE NOT active;
 
 ALTER TABLE catvec_store.images
   ADD COLUMN first_seen_at timestamptz NOT NULL DEFAULT now(),
@@ -16,7 +16,6 @@ ALTER TABLE catvec_store.images
   -- a run may write checked_at of every row: only where the page has room for both versions is that a HOT update,
   -- which leaves the indexes alone
   SET (fillfactor = 45);
-UPDATE catvec_store.images SET missing_since = now() WHERE NOT active;
 
 -- permanent: looked at again when its row, URL or validator changes, or when somebody asks; transient: the server or the
 -- network may recover; ours: catvec, the model or the database refused
@@ -27,7 +26,7 @@ ALTER TABLE catvec_store.failures
   ADD COLUMN last_modified text;
 UPDATE catvec_store.failures
    SET kind = CASE WHEN stage IN ('encode', 'store') OR code IN ('internal_error', 'private_host', 'no_image_root') THEN 'ours'
-                   WHEN is_retryable OR code = 'not_an_image' THEN 'transient'
+                   WHEN is_retryable OR code IN ('not_an_image', 'dns') THEN 'transient'
                    ELSE 'permanent' END;
 UPDATE catvec_store.failures SET next_try_at = now() WHERE kind <> 'permanent';
 

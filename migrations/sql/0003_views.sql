@@ -8,7 +8,8 @@ SELECT i.product_id, i.url, f.stage, f.code, f.detail, f.attempts, f.is_retryabl
   JOIN catvec_store.images i ON i.image_id = f.image_id
   JOIN catvec_store.products p ON p.product_id = i.product_id
   JOIN catvec_store.models m ON m.model_id = f.model_id
- WHERE i.missing_since IS NULL
+ WHERE i.active
+   AND i.missing_since IS NULL
 UNION ALL
 SELECT b.product_id, coalesce(b.url, 'row ' || b.row_number), 'catalog', b.code, b.detail, 1, false, NULL, b.catalog,
        b.read_at, b.read_at, 'permanent', NULL, NULL

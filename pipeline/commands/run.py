@@ -232,6 +232,8 @@ def _write_report(url: str, path: Path, settings: RunSettings, summary: RunSumma
     except CatvecError as error:
         # the run is done and stored; a page that cannot be written does not undo it
         say(f"warning: no report: {error.message}", level="warning")
+    except KeyboardInterrupt:
+        say("warning: no report: interrupted while it was written; the run itself is done", level="warning")
     else:
         say(f"report: {path}")
 

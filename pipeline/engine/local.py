@@ -180,6 +180,7 @@ class LocalEngine:
 
     async def _fetch_one(self, fetcher: Fetcher, image: ImageRef) -> None:
         try:
+            self._breaker.check(image)
             with self._progress.stage("fetch"):
                 fetched = await fetcher.fetch(image)
         except Exception as error:  # noqa: BLE001 - one image never ends the run
@@ -286,7 +287,7 @@ class LocalEngine:
         while items := self._outcomes.receive_many(WRITE_IMAGES, wait_s=WRITE_WAIT_S):
             written = self._write(_sort(items))
             for item in items:
-                self._breaker.note(item if isinstance(item, Failure) else None)
+                self._breaker.note(_image_of(item), item if isinstance(item, Failure) else None)
             if twins := self._release_twins(written, items):
                 self._write(twins)
 
@@ -315,21 +316,31 @@ class LocalEngine:
     def _count(self, written: Outcomes) -> None:
         contents = [embedding.content for embedding in written.embedded] + [*written.reused]
         kept = [content.image for content in written.same]
-        kept += [answer.image for answer in written.not_modified if answer.image.has_vector]
-        still_failed = [answer.image for answer in written.not_modified if not answer.image.has_vector]
+        kept += [answer.image for answer in written.not_modified if not answer.image.failed_for_good]
+        still_failed = [answer.image for answer in written.not_modified if answer.image.failed_for_good]
         self._progress.add(
             embedded=len(written.embedded),
             reused=len(written.reused),
             unchanged=len(kept),
             changed=sum(content.image.sha256 not in {None, content.sha256} for content in contents),
-            checked=len(kept)
-            + sum(content.image.has_vector for content in contents)
-            + sum(failure.image.has_vector for failure in written.failed),
+            checked=sum(
+                image.has_vector
+                for image in (
+                    *kept,
+                    *still_failed,
+                    *(content.image for content in contents),
+                    *(failure.image for failure in written.failed),
+                )
+            ),
         )
         for failure in written.failed:
             self._progress.fail(failure.code)
         for image in still_failed:
             self._progress.fail(image.failed_before or "unknown")
+
+
+def _image_of(item: Item) -> ImageRef:
+    return item.content.image if isinstance(item, Embedding | Same) else item.image
 
 
 def _sort(items: Sequence[Item]) -> Outcomes:

@@ -316,7 +316,7 @@ def _samples(group: FailureGroup) -> Iterator[Sample]:
     for product_id, location, reason in zip(group.product_ids, group.urls, group.details, strict=True):
         yield Sample(
             product_id=product_id,
-            location=location if group.stage == "catalog" else words.show_location(location),
+            location=words.show_location(location),
             link=words.link_to(location),
             reason=reason,
         )

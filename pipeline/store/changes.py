@@ -90,6 +90,16 @@ SELECT host, stage, code, kind, count(*) AS failures, min(next_try_at) AS next_t
 """
 
 
+SAME_CHANGE = """
+SELECT count(*)
+  FROM catvec_store.images
+ WHERE changed_at >= (SELECT started_at FROM catvec_store.runs WHERE run_id = %(run_id)s)
+ GROUP BY content_sha256
+ ORDER BY count(*) DESC
+ LIMIT 1
+"""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedRun:
     """A row of catvec.run_status. `error` is why it did not finish."""
@@ -186,3 +196,9 @@ def bounded(connection: Connection, seconds: float) -> Iterator[None]:
     with connection.transaction():
         connection.execute("SELECT set_config('statement_timeout', %s, true)", (f"{max(1, int(seconds * 1000))}ms",))
         yield
+
+
+def count_same_change(connection: Connection, run_id: int) -> int:
+    """How many images showed the same new content in this run: the largest number of them."""
+    row = connection.execute(SAME_CHANGE, {"run_id": run_id}).fetchone()
+    return int(row[0]) if row else 0

@@ -190,7 +190,7 @@ def adopt_vector_types(connection: Connection) -> None:
 def translate(error: psycopg.Error) -> StoreError:
     """A psycopg error as ours, with the cure where there is a known one."""
     state = error.sqlstate or ""
-    message = (error.diag.message_primary or str(error)).strip()
+    message = (error.diag.message_primary or str(error).partition("\n")[0]).strip()
     if state == "42501":
         return StoreError(message, hint="connect as the owner of catvec's tables, or have the right granted")
     if state == "42P06":
@@ -201,6 +201,8 @@ def translate(error: psycopg.Error) -> StoreError:
         return StoreError(message, hint="run: catvec db migrate")
     if state == "53100":
         return StoreError(message, hint="free some space on the database server, then run the same command again")
+    if not state and isinstance(error, psycopg.OperationalError):
+        return StoreError(message, hint="the server went away; when it is back, run the same command again")
     return StoreError(message, hint=error.diag.message_hint)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from psycopg import sql
+
 from pipeline.store.work import WorkCount, count_work_in
 
 if TYPE_CHECKING:
@@ -15,26 +17,40 @@ if TYPE_CHECKING:
 # beside the temporary tables of `stage`
 STAYING = " WHERE NOT EXISTS (SELECT FROM gone_images gone WHERE gone.image_id = task.image_id)"
 
+# rows that a run would change before it looks
+UPDATED_AT = """
+CASE WHEN EXISTS (SELECT FROM differing_products d WHERE d.product_id = p.product_id) THEN %(as_of)s::timestamptz
+     ELSE p.updated_at END
+"""
+
 COUNT_COMING = """
-SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new)
-  FROM differing_images
- WHERE NOT was_there
+SELECT count(*) FILTER (WHERE d.is_new), count(*) FILTER (WHERE NOT d.is_new),
+       count(*) FILTER (WHERE NOT d.is_new AND e.content_sha256 IS NULL)
+  FROM differing_images d
+  LEFT JOIN catvec_store.images i ON i.product_id = d.product_id AND i.url = d.url
+  LEFT JOIN catvec_store.{table} e ON e.content_sha256 = i.content_sha256
+ WHERE NOT d.was_there
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coming:
-    """Image references that the catalog brings: never seen before, or back from among those that had left."""
+    """Image references that the catalog brings: never seen before, or back from among those that had left; the
+    content of
+    `unknown` ones of these has no vector.
+    """
 
     new: int
     back: int
+    unknown: int
 
 
 def count_staying(connection: Connection, model: StoredModel, scope: Scope) -> WorkCount:
     """The work on images that are stored and that the staged catalog still names."""
-    return count_work_in(connection, model, scope, only=STAYING)
+    return count_work_in(connection, model, scope, only=STAYING, updated_at=UPDATED_AT)
 
 
-def count_coming(connection: Connection) -> Coming:
-    [(new, back)] = connection.execute(COUNT_COMING).fetchall()
-    return Coming(new=new, back=back)
+def count_coming(connection: Connection, model: StoredModel) -> Coming:
+    query = sql.SQL(COUNT_COMING).format(table=sql.Identifier(model.table))
+    [(new, back, unknown)] = connection.execute(query).fetchall()
+    return Coming(new=new, back=back, unknown=unknown)

@@ -10,11 +10,14 @@ from psycopg import sql
 from pipeline.durations import NEVER
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import timedelta
 
     from pipeline.store.connect import Connection
     from pipeline.store.models import StoredModel
 
+# A picture stays until its product has another one that searches find: one at a new URL may not have been fetched
+# yet, or cannot be had.
 DEACTIVATE_IMAGES = """
 UPDATE catvec_store.images i
    SET active = false
@@ -23,6 +26,12 @@ UPDATE catvec_store.images i
    AND p.catalog = %(catalog)s
    AND i.active
    AND i.missing_since IS NOT NULL
+   AND (p.missing_since IS NOT NULL
+        OR NOT EXISTS (SELECT FROM catvec_store.images other
+                        WHERE other.product_id = i.product_id AND other.active AND other.missing_since IS NULL)
+        OR EXISTS (SELECT FROM catvec_store.images other {joins}
+                    WHERE other.product_id = i.product_id AND other.active AND other.missing_since IS NULL))
+RETURNING p.missing_since IS NULL
 """
 
 DEACTIVATE_PRODUCTS = """
@@ -33,12 +42,20 @@ UPDATE catvec_store.products
    AND missing_since IS NOT NULL
 """
 
+# images that an older release removed: their time begins now
+MARK_REMOVED = """
+UPDATE catvec_store.images
+   SET missing_since = now()
+ WHERE NOT active
+   AND missing_since IS NULL
+"""
+
 # their images, failures and stored neighbours go with them
 FORGET_PRODUCTS = """
 DELETE FROM catvec_store.products
  WHERE catalog = %(catalog)s
    AND NOT active
-   AND missing_since <= now() - %(age)s::interval
+   AND coalesce(missing_since, removed_at, updated_at) <= now() - %(age)s::interval
 """
 
 FORGET_IMAGES = """
@@ -85,18 +102,26 @@ DELETE FROM catvec_store.unused_contents u
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Removed:
-    """How many left the search results."""
+    """How many left the search results; `replaced` are those of `images` whose product stays."""
 
     products: int
     images: int
+    replaced: int
 
 
-def remove_missing(connection: Connection, catalog: str) -> Removed:
-    """Take what the catalog no longer names out of the search results."""
+def remove_missing(connection: Connection, models: Sequence[StoredModel], catalog: str) -> Removed:
+    """Take what the catalog no longer names out of the search results, which people make under these models."""
+    joins = [
+        sql.SQL("JOIN catvec_store.{table} AS {name} ON {name}.content_sha256 = other.content_sha256").format(
+            table=sql.Identifier(model.table), name=sql.Identifier(f"of_{model.name}")
+        )
+        for model in models
+    ]
     values = {"catalog": catalog}
-    images = connection.execute(DEACTIVATE_IMAGES, values).rowcount
+    statement = sql.SQL(DEACTIVATE_IMAGES).format(joins=sql.SQL(" ").join(joins))
+    stays = [row[0] for row in connection.execute(statement, values).fetchall()]
     products = connection.execute(DEACTIVATE_PRODUCTS, values).rowcount
-    return Removed(products=products, images=images)
+    return Removed(products=products, images=len(stays), replaced=sum(stays))
 
 
 def forget(connection: Connection, model: StoredModel, catalog: str, age: timedelta) -> int:
@@ -107,6 +132,7 @@ def forget(connection: Connection, model: StoredModel, catalog: str, age: timede
     if age == NEVER:
         return 0
     values = {"catalog": catalog, "age": age, "model_id": model.model_id}
+    connection.execute(MARK_REMOVED)
     images = connection.execute(FORGET_IMAGES, values).rowcount
     products = connection.execute(FORGET_PRODUCTS, values).rowcount
     for statement in (UNMARK_USED, MARK_UNUSED, FORGET_VECTORS):

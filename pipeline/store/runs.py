@@ -14,8 +14,6 @@ from pipeline import __version__
 from pipeline.errors import LockedError
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from pipeline.records import RunSummary
     from pipeline.store.connect import Connection
     from pipeline.store.models import StoredModel
@@ -47,7 +45,7 @@ RETURNING run_id, host, pid, heartbeat_at
 BEGIN = """
 INSERT INTO catvec_store.runs (model_id, catalog, host, pid, version)
 VALUES (%s, %s, %s, %s, %s)
-RETURNING run_id, started_at
+RETURNING run_id
 """
 
 SYNCED = """
@@ -81,12 +79,13 @@ def take_lock(connection: Connection, model_name: str) -> None:
     holder = connection.execute(RUNNING, (model_name,)).fetchone()
     who = f": process {holder[1]} on {holder[0]}, since {holder[2]:%Y-%m-%d %H:%M:%S %Z}" if holder else ""
     raise LockedError(
-        f"another run with model {model_name!r} is going on{who}", hint="wait until it is done, or stop it"
+        f"another run with model {model_name!r} is going on{who}",
+        hint="wait until it is done (--wait 30m does), or stop it",
     )
 
 
-def begin_run(connection: Connection, model: StoredModel, catalog: str) -> tuple[int, datetime]:
-    """A new run and when it began; the caller holds the lock, so earlier ones that never ended are closed as lost."""
+def begin_run(connection: Connection, model: StoredModel, catalog: str) -> int:
+    """A new run; the caller holds the lock, so earlier ones that never ended are closed as lost."""
     for lost, host, pid, seen_at in connection.execute(CLOSE_LOST, (model.model_id,)).fetchall():
         logger.warning(
             "run %d was lost: process %d on %s was last seen at %s; this run goes on from there", lost, pid, host,
@@ -96,7 +95,7 @@ def begin_run(connection: Connection, model: StoredModel, catalog: str) -> tuple
         BEGIN, (model.model_id, catalog, socket.gethostname(), os.getpid(), __version__)
     ).fetchone()
     assert row is not None  # noqa: S101 - INSERT … RETURNING gives a row
-    return int(row[0]), row[1]
+    return int(row[0])
 
 
 def record_synced(connection: Connection, run_id: int, *, seen: int, unchanged: int, failed: int) -> None:

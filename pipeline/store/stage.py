@@ -116,7 +116,7 @@ SELECT s.product_id, s.title, s.category, s.brand, s.price, s.attrs, p.product_i
 
 COMPARE_IMAGES = """
 CREATE TEMPORARY TABLE differing_images ON COMMIT DROP AS
-SELECT s.product_id, s.url, s.position, i.image_id IS NULL AS is_new,
+SELECT s.product_id, s.url, s.position, i.image_id, i.image_id IS NULL AS is_new,
        coalesce(i.active AND i.missing_since IS NULL, false) AS was_there
   FROM stage_images s
   LEFT JOIN catvec_store.images i ON i.product_id = s.product_id AND i.url = s.url
@@ -127,7 +127,7 @@ SELECT s.product_id, s.url, s.position, i.image_id IS NULL AS is_new,
 """
 
 # A product is gone when it is said to be, or when a full catalog does not name it. One whose row is bad today is not
-# gone: it stays as it was.
+# gone: it stays as it was. What an earlier reading marked, of a run that was then broken off, was judged then.
 FIND_GONE_PRODUCTS = """
 CREATE TEMPORARY TABLE gone_products ON COMMIT DROP AS
 SELECT p.product_id
@@ -138,6 +138,7 @@ SELECT p.product_id
               GROUP BY product_id) AS named ON named.product_id = p.product_id
  WHERE p.catalog = %(catalog)s
    AND p.active
+   AND p.missing_since IS NULL
    AND coalesce(named.is_deleted, NOT %(partial)s)
 """
 
@@ -151,11 +152,16 @@ SELECT i.image_id, i.product_id
   LEFT JOIN stage_images s ON s.product_id = i.product_id AND s.url = i.url
  WHERE p.catalog = %(catalog)s
    AND i.active
+   AND i.missing_since IS NULL
    AND (gone.product_id IS NOT NULL OR (stated.product_id IS NOT NULL AND s.product_id IS NULL))
 """
 
 COUNT_PRODUCTS = """
-SELECT (SELECT count(*) FROM catvec_store.products p WHERE p.catalog = %(catalog)s AND p.active),
+SELECT (SELECT count(*)
+          FROM catvec_store.products p
+         WHERE p.catalog = %(catalog)s
+           AND p.active
+           AND p.missing_since IS NULL),
        (SELECT count(*) FROM stage_products),
        count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new),
        (SELECT count(*) FROM gone_products),
@@ -174,7 +180,8 @@ SELECT (SELECT count(*)
           FROM catvec_store.images i
           JOIN catvec_store.products p ON p.product_id = i.product_id
          WHERE p.catalog = %(catalog)s
-           AND i.active),
+           AND i.active
+           AND i.missing_since IS NULL),
        (SELECT count(*) FROM stage_images),
        coalesce(sum(fresh), 0)::bigint, coalesce(sum(gone), 0)::bigint, coalesce(sum(least(fresh, gone)), 0)::bigint
   FROM (SELECT product_id, count(*) FILTER (WHERE is_fresh) AS fresh, count(*) FILTER (WHERE NOT is_fresh) AS gone

@@ -38,6 +38,14 @@ SELECT product_id, url, position
    SET position = excluded.position, active = true, missing_since = NULL
 """
 
+# in the order in which runs of other models write them: no deadlocks
+LOCK_IMAGES = """
+SELECT FROM catvec_store.images
+ WHERE image_id IN (SELECT image_id FROM gone_images UNION SELECT image_id FROM differing_images)
+ ORDER BY image_id
+   FOR UPDATE
+"""
+
 MARK_MISSING_PRODUCTS = """
 UPDATE catvec_store.products p
    SET missing_since = now()
@@ -97,7 +105,7 @@ def sync_catalog(
     refusal = find_refusal(found, catalog=catalog, max_remove_rate=max_remove_rate)
     if refusal is not None:
         raise refusal
-    for statement in (MERGE_PRODUCTS, MERGE_IMAGES, MARK_MISSING_PRODUCTS, MARK_MISSING_IMAGES):
+    for statement in (MERGE_PRODUCTS, LOCK_IMAGES, MERGE_IMAGES, MARK_MISSING_PRODUCTS, MARK_MISSING_IMAGES):
         connection.execute(statement, values)
     connection.execute(DROP_BAD_ROWS, values)
     connection.execute(INSERT_BAD_ROWS, values)

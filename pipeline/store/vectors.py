@@ -46,6 +46,14 @@ UPDATE catvec_store.images AS i
  WHERE i.image_id = n.image_id
 """
 
+# An image shows one content under all models. A run with a model that apps do not read yet leaves theirs in place
+# until their own run has a vector of the new one.
+KEEP_SHOWN = """
+   AND (i.content_sha256 = n.sha256
+        OR EXISTS (SELECT FROM catvec_store.{shown} e WHERE e.content_sha256 = n.sha256)
+        OR NOT EXISTS (SELECT FROM catvec_store.{shown} e WHERE e.content_sha256 = i.content_sha256))
+"""
+
 # reused bytes were not decoded this time; another image of the same bytes knows their size
 COPY_SIZES = """
 UPDATE catvec_store.images AS i
@@ -107,26 +115,30 @@ UPDATE catvec_store.runs
 """
 
 
-def write_outcomes(session: Session, model: StoredModel, run_id: int, outcomes: Outcomes) -> Outcomes:
-    """Write them in one transaction and return what was written.
+def write_outcomes(
+    session: Session, model: StoredModel, run_id: int, outcomes: Outcomes, *, shown: StoredModel | None = None
+) -> Outcomes:
+    """Write them in one transaction and return what was written. `shown` is the model that apps read, if another.
 
     When the database refuses a vector, the rows are written one by one, and the refused ones become failures.
     """
     try:
-        _commit(session, model, run_id, outcomes)
+        _commit(session, model, run_id, outcomes, shown)
     except (psycopg.DataError, psycopg.IntegrityError) as error:
         if len(outcomes) == 1:
             outcomes = _refused(outcomes, error)
-            _commit(session, model, run_id, outcomes)
+            _commit(session, model, run_id, outcomes, shown)
             return outcomes
-        return _write_singly(session, model, run_id, outcomes)
+        return _write_singly(session, model, run_id, outcomes, shown)
     return outcomes
 
 
-def _write_singly(session: Session, model: StoredModel, run_id: int, outcomes: Outcomes) -> Outcomes:
+def _write_singly(
+    session: Session, model: StoredModel, run_id: int, outcomes: Outcomes, shown: StoredModel | None
+) -> Outcomes:
     names = [entry.name for entry in fields(Outcomes)]
     singles = [Outcomes(**{name: (item,)}) for name in names for item in getattr(outcomes, name)]
-    written = [write_outcomes(session, model, run_id, single) for single in singles]
+    written = [write_outcomes(session, model, run_id, single, shown=shown) for single in singles]
     return Outcomes(**{name: tuple(item for part in written for item in getattr(part, name)) for name in names})
 
 
@@ -143,14 +155,25 @@ def _refused(outcomes: Outcomes, error: psycopg.Error) -> Outcomes:
     return Outcomes(failed=(failure,))
 
 
-def _commit(session: Session, model: StoredModel, run_id: int, outcomes: Outcomes) -> None:
+def _commit(session: Session, model: StoredModel, run_id: int, outcomes: Outcomes, shown: StoredModel | None) -> None:
     token = uuid.uuid4()
-    session.run(lambda connection: _write(connection, model, run_id, outcomes, token))
+    update_images = sql.Composed([sql.SQL(UPDATE_IMAGES)])
+    if shown is not None:
+        update_images += sql.SQL(KEEP_SHOWN).format(shown=sql.Identifier(shown.table))
+    session.run(lambda connection: _write(connection, model, run_id, outcomes, token, update_images))
 
 
-def _write(connection: Connection, model: StoredModel, run_id: int, outcomes: Outcomes, token: uuid.UUID) -> None:
-    still_good = [answer.image for answer in outcomes.not_modified if answer.image.has_vector]
-    still_bad = [answer.image for answer in outcomes.not_modified if not answer.image.has_vector]
+def _write(
+    connection: Connection,
+    model: StoredModel,
+    run_id: int,
+    outcomes: Outcomes,
+    token: uuid.UUID,
+    update_images: sql.Composed,
+) -> None:
+    still_good = [answer.image for answer in outcomes.not_modified if not answer.image.failed_for_good]
+    still_bad = [answer.image for answer in outcomes.not_modified if answer.image.failed_for_good]
+    outcomes = _in_order(outcomes)
     with connection.pipeline(), connection.cursor() as cursor:
         if outcomes.embedded:
             as_stored = Vector if model.storage == "vector" else HalfVector
@@ -158,7 +181,9 @@ def _write(connection: Connection, model: StoredModel, run_id: int, outcomes: Ou
                 sql.SQL(INSERT_VECTORS).format(table=sql.Identifier(model.table)),
                 [(row.content.sha256, as_stored(row.vector), run_id) for row in outcomes.embedded],
             )
-        seen = [embedding.content.image for embedding in outcomes.embedded] + _write_contents(cursor, outcomes)
+        seen = [embedding.content.image for embedding in outcomes.embedded] + _write_contents(
+            cursor, outcomes, update_images
+        )
         if still_good:
             cursor.execute(MARK_CHECKED, (_ids(still_good),))
         # most images that are checked never failed
@@ -175,7 +200,19 @@ def _write(connection: Connection, model: StoredModel, run_id: int, outcomes: Ou
         cursor.execute(COUNT, (*counts, token, run_id, token))
 
 
-def _write_contents(cursor: Cursor, outcomes: Outcomes) -> list[ImageRef]:
+def _in_order(outcomes: Outcomes) -> Outcomes:
+    """By image: runs of two models that write the same rows then wait for each other, and do not lock each other
+    out."""
+
+    def image_id(item: object) -> int:
+        image: ImageRef = getattr(item, "image", None) or item.content.image  # type: ignore[attr-defined]
+        return image.image_id
+
+    parts = {entry.name: tuple(sorted(getattr(outcomes, entry.name), key=image_id)) for entry in fields(Outcomes)}
+    return Outcomes(**parts)
+
+
+def _write_contents(cursor: Cursor, outcomes: Outcomes, update_images: sql.Composed) -> list[ImageRef]:
     """What is known of the bytes; returns the images whose bytes had a vector already."""
     known = [*outcomes.reused, *outcomes.same]
     rows = [(embedding.content, embedding.width, embedding.height) for embedding in outcomes.embedded]
@@ -188,7 +225,7 @@ def _write_contents(cursor: Cursor, outcomes: Outcomes) -> list[ImageRef]:
             ),
             strict=True,
         )
-        cursor.execute(UPDATE_IMAGES, [list(column) for column in columns])
+        cursor.execute(update_images, [list(column) for column in columns])
     if outcomes.reused:
         cursor.execute(COPY_SIZES, ([content.image.image_id for content in outcomes.reused],))
     return [content.image for content in known]

@@ -53,7 +53,7 @@ CASE WHEN f.image_id IS NOT NULL
      THEN f.next_try_at <= %(as_of)s
           OR f.next_try_at > %(as_of)s + interval '8 days'    -- no delay is that long: the clock went back
           OR ({failure_is_due} AND (f.kind = 'permanent' OR i.url !~* '^https?:'))
-          OR (f.kind = 'permanent' AND p.updated_at > f.last_at)
+          OR (f.kind = 'permanent' AND {updated_at} > f.last_at AND {updated_at} <= greatest(now(), %(as_of)s))
      WHEN e.content_sha256 IS NULL THEN true
      ELSE {check_is_due}
 END
@@ -68,9 +68,12 @@ TASKS = """
           JOIN catvec_store.products p ON p.product_id = i.product_id
           LEFT JOIN catvec_store.{table} e ON e.content_sha256 = i.content_sha256
           LEFT JOIN catvec_store.failures f ON f.image_id = i.image_id AND f.model_id = %(model_id)s
+                                               AND f.image_id > %(after)s     -- else read anew for each page
          WHERE p.catalog = %(catalog)s
+           AND i.active
            AND i.missing_since IS NULL
-           AND i.image_id > %(after)s) AS task
+           AND i.image_id > %(after)s
+           AND i.image_id <= %(last)s) AS task
 """
 
 COUNT = """
@@ -91,23 +94,30 @@ SELECT image_id, product_id, url,
             WHEN has_vector THEN etag END,
        CASE WHEN is_full OR next_try_at IS NOT NULL THEN NULL WHEN failed_for_good THEN failure_last_modified
             WHEN has_vector THEN last_modified END,
-       content_sha256, has_vector AND NOT failed_for_good, code
+       content_sha256, has_vector, code, failed_for_good
 """
 
 
+UPDATED_AT = "p.updated_at"
+
 LACKING = " WHERE is_to_try AND (code IS NOT NULL OR NOT has_vector)"
-CHECKS = " WHERE is_to_try AND code IS NULL AND has_vector"
+# not what this run has just embedded
+CHECKS = (
+    " WHERE is_to_try AND code IS NULL AND has_vector"
+    " AND (checked_at IS NULL OR checked_at <= %(as_of)s OR checked_at > now())"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
     """Which images are looked at, and when they are due; `recheck` and `full_check` are ages.
 
-    `as_of` is by the database's clock.
+    `as_of` is by the database's clock; images up to `last_id` were there then, what others add is their work.
     """
 
     catalog: str
     as_of: datetime
+    last_id: int
     recheck: timedelta
     full_check: timedelta
 
@@ -133,20 +143,36 @@ class WorkCount:
         return self.images - self.to_do - sum(self.deferred.values())
 
 
+def open_scope(connection: Connection, catalog: str, *, recheck: timedelta, full_check: timedelta) -> Scope:
+    """What a run that begins to look at images now looks at."""
+    [(now, last)] = connection.execute("SELECT now(), coalesce(max(image_id), 0) FROM catvec_store.images").fetchall()
+    return Scope(catalog=catalog, as_of=now, last_id=last, recheck=recheck, full_check=full_check)
+
+
 def count_work(session: Session, model: StoredModel, scope: Scope) -> WorkCount:
     return session.run(lambda connection: count_work_in(connection, model, scope))
 
 
-def count_work_in(connection: Connection, model: StoredModel, scope: Scope, *, only: LiteralString = "") -> WorkCount:
-    """The same in the caller's transaction; `only` begins with WHERE and narrows down the images."""
+def count_work_in(
+    connection: Connection,
+    model: StoredModel,
+    scope: Scope,
+    *,
+    only: LiteralString = "",
+    updated_at: LiteralString = UPDATED_AT,
+) -> WorkCount:
+    """The same in the caller's transaction.
+
+    `only` begins with WHERE and narrows down the images, `updated_at` says when the row of product p changed.
+    """
     values = _values(model, scope)
-    row = connection.execute(_query(COUNT, model, only), values).fetchone() or (0,) * 5
+    row = connection.execute(_query(COUNT, model, only, updated_at), values).fetchone() or (0,) * 5
     images, missing, due, retries, deferred = row
     codes = {}
     if deferred:
         narrowed = (only or " WHERE true") + " AND NOT is_to_try AND code IS NOT NULL"
         ending = narrowed + " GROUP BY code ORDER BY count(*) DESC, code"
-        codes = dict(connection.execute(_query(COUNT_DEFERRED, model, ending), values).fetchall())
+        codes = dict(connection.execute(_query(COUNT_DEFERRED, model, ending, updated_at), values).fetchall())
     return WorkCount(images=images, missing=missing, due=due, retries=retries, deferred=codes)
 
 
@@ -173,18 +199,23 @@ def _read_pages(session: Session, model: StoredModel, scope: Scope, which: Liter
                 sha256=row[5],
                 has_vector=row[6],
                 failed_before=row[7],
+                failed_for_good=row[8],
             )
             for row in rows
         ]
         values["after"] = rows[-1][0]
 
 
-def _query(head: LiteralString, model: StoredModel, ending: LiteralString) -> sql.Composed:
+def _query(
+    head: LiteralString, model: StoredModel, ending: LiteralString, updated_at: LiteralString = UPDATED_AT
+) -> sql.Composed:
     check = sql.SQL(IS_DUE).format(age=sql.SQL("%(recheck_s)s"), last=sql.SQL("i.checked_at"))
     failure = sql.SQL(IS_DUE).format(age=sql.SQL("%(recheck_s)s"), last=sql.SQL("f.last_at"))
     tasks = sql.SQL(TASKS).format(
         table=sql.Identifier(model.table),
-        is_to_try=sql.SQL(IS_TO_TRY).format(check_is_due=check, failure_is_due=failure),
+        is_to_try=sql.SQL(IS_TO_TRY).format(
+            check_is_due=check, failure_is_due=failure, updated_at=sql.SQL(updated_at)
+        ),
         is_full=sql.SQL(IS_OLD).format(
             age=sql.SQL("%(full_check_s)s"), last=sql.SQL("coalesce(i.fetched_at, i.checked_at, f.first_at)")
         ),
@@ -200,6 +231,7 @@ def _values(model: StoredModel, scope: Scope) -> dict[str, object]:
         "recheck_s": _seconds(scope.recheck),
         "full_check_s": _seconds(scope.full_check),
         "after": 0,
+        "last": scope.last_id,
     }
 
 

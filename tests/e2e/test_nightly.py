@@ -209,6 +209,90 @@ def test_a_product_that_comes_back_in_time_is_found_again_without_a_request(nigh
     assert (night_shop.found(), night_shop.asked) == (set(night_shop.rows), [])
 
 
+def test_a_moved_picture_stays_until_another_can_be_had(night_shop: NightShop) -> None:
+    night_shop.stock(*range(24))
+    night_shop.did()
+    for number in range(24):
+        night_shop.rows[f"P{number}"]["images"] = [f"/moved/{number}.jpg"]
+        if number:
+            night_shop.serve(f"/moved/{number}.jpg", photo(number))
+
+    assert night_shop.did("--max-runtime", "0s")["pending"] == 24
+    assert night_shop.found() == set(night_shop.rows)
+    assert night_shop.did() == {"reused": 23, "failed": 1, "removed": 23}
+    assert night_shop.found() == set(night_shop.rows)  # P0 by its old picture
+    night_shop.serve("/moved/0.jpg", photo(0))
+    assert night_shop.catvec("retry", "--db", night_shop.url).code == 0
+    assert night_shop.did() == {"unchanged": 23, "reused": 1, "removed": 1}
+    assert night_shop.found() == set(night_shop.rows)
+
+
+def test_a_night_that_broke_off_does_not_make_the_next_one_refuse(night_shop: NightShop) -> None:
+    night_shop.stock(*range(30))
+    night_shop.did()
+    for number in range(30):
+        night_shop.rows[f"P{number}"]["images"] = [f"/moved/{number}.jpg"]
+        night_shop.server.serve(f"/moved/{number}.jpg", [Answer(status=503)])
+    night_shop.rows.pop("P0")
+    assert night_shop.run().code == 4
+    for number in range(30):
+        night_shop.serve(f"/moved/{number}.jpg", photo(number))
+
+    assert night_shop.run().code == 0
+    assert night_shop.found() == set(night_shop.rows)
+
+
+def test_one_dead_host_does_not_hold_up_the_others(night_shop: NightShop) -> None:
+    night_shop.stock(*range(60))
+    dead = {f"D{number}": {"title": "dead", "price": "1", "images": [f"/d/{number}.jpg"]} for number in range(40)}
+    catalog = night_shop.folder / "two_hosts.csv"
+    rows = [f"{name},http://127.0.0.1:9{row['images'][0]}" for name, row in dead.items()]
+    rows += [f"{name},{night_shop.server.url(row['images'][0])}" for name, row in night_shop.rows.items()]
+    catalog.write_text("id,image\n" + "\n".join(rows), encoding="utf-8")
+
+    outcome = night_shop.catvec("run", catalog, *night_shop.options)
+
+    summary = outcome.json()
+    assert (outcome.code, summary["finished"], summary["embedded"], summary["failed"]) == (3, True, 60, 40)
+    assert night_shop.found() == set(night_shop.rows)
+
+
+def test_a_model_that_apps_do_not_read_yet_takes_nothing_from_the_one_they_read(
+    night_shop: NightShop, tiny_siglip: Path
+) -> None:
+    night_shop.stock(*range(12))
+    night_shop.did()
+    night_shop.serve("/p/3.jpg", photo(99))
+    night_shop.model, first = tiny_siglip, night_shop.model
+
+    assert night_shop.did("--recheck", "always")["embedded"] == 12
+
+    assert night_shop.found() == set(night_shop.rows)
+    night_shop.model = first
+    assert night_shop.did("--recheck", "always")["changed"] == 1
+    assert night_shop.found() == set(night_shop.rows)
+    night_shop.model = tiny_siglip
+    assert night_shop.did("--recheck", "always") == {"unchanged": 12, "checked": 12}
+
+
+def test_what_was_just_embedded_is_not_asked_for_again(night_shop: NightShop) -> None:
+    night_shop.stock(*range(12))
+
+    assert night_shop.did("--recheck", "always") == {"embedded": 12}
+    assert len(night_shop.asked) == 12
+
+
+def test_many_pictures_that_turn_into_one_are_told(night_shop: NightShop, caplog: pytest.LogCaptureFixture) -> None:
+    night_shop.stock(*range(24))
+    night_shop.did()
+    for number in range(24):
+        night_shop.serve(f"/p/{number}.jpg", photo(99))
+
+    night_shop.did("--recheck", "always")
+
+    assert "24 pictures changed into one and the same" in caplog.text
+
+
 def test_a_cut_off_catalog_is_refused_and_nothing_changes(night_shop: NightShop) -> None:
     night_shop.stock(*range(20))
     night_shop.did()
@@ -328,7 +412,7 @@ def test_an_image_that_cannot_be_checked_keeps_its_vector(night_shop: NightShop)
     assert night_shop.did("--recheck", "always") == {"unchanged": 23, "failed": 1, "checked": 24}
     assert night_shop.found() == set(night_shop.rows)
     night_shop.serve("/p/3.jpg", photo(3))
-    assert night_shop.did("--recheck", "always")["unchanged"] == 24 - 1  # known bytes, a failure less
+    assert night_shop.did("--recheck", "always") == {"unchanged": 24, "checked": 24}
     assert night_shop.query("SELECT * FROM catvec.failures") == []
 
 
@@ -345,7 +429,7 @@ def test_a_server_that_is_down_stops_the_run_and_removes_nothing(night_shop: Nig
 
     summary = outcome.json()
     assert (outcome.code, summary["stopped_by"], summary["removed"]) == (4, "failure_rate", 0)
-    assert "at 127.0.0.1" in outcome.err
+    assert "at 127.0.0.1" in outcome.err  # the host
     if answer.body:
         assert "We are down for maintenance" in outcome.err
     assert "nothing was removed" in outcome.err
@@ -503,6 +587,18 @@ def test_a_duration_that_is_none_is_named(night_shop: NightShop, option: str) ->
 
     assert outcome.code == 2
     assert "'soon' is no duration, expected for example 90s, 30m, 3h, 7d or 1h30m" in outcome.err
+
+
+@pytest.mark.parametrize("option", ["--recheck", "--full-check", "--forget-after"])
+def test_an_age_without_a_unit_is_refused(night_shop: NightShop, option: str) -> None:
+    night_shop.stock(0)
+
+    outcome = night_shop.run(option, "30")
+
+    assert (outcome.code, "'30' has no unit, expected for example 30d, or always or never" in outcome.err) == (
+        2,
+        True,
+    )
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="a small file system of its own needs root")

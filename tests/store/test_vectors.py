@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import psycopg
 import pytest
+from psycopg import sql
 
 from pipeline.errors import ModelError
 from pipeline.records import Embedding, Failure, Outcomes
 from pipeline.store.models import check_table, list_models, register_model
-from pipeline.store.vectors import _write, write_outcomes
+from pipeline.store.vectors import UPDATE_IMAGES, _write, write_outcomes
 from pipeline.store.work import find_known
 from tests.fixtures.store import content, model_spec, product, unit
 
@@ -114,8 +115,9 @@ def test_a_commit_whose_answer_was_lost_counts_once(shop: Shop) -> None:
     [image] = shop.work(model)
     outcomes, token = Outcomes(embedded=(embedding(image, 1, 0, 0, 0),)), uuid.uuid4()
 
+    update = sql.Composed([sql.SQL(UPDATE_IMAGES)])
     for _ in range(2):
-        shop.session.run(lambda connection: _write(connection, model, run_id, outcomes, token))
+        shop.session.run(lambda connection: _write(connection, model, run_id, outcomes, token, update))
 
     assert shop.all(RUN, run_id) == [(0, 0, 0, 1, 0)]
     assert shop.one("SELECT count(*) FROM catvec_store.emb_tiny") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,11 @@ import pytest
 from pipeline.durations import ALWAYS, NEVER
 from pipeline.records import Failure, ImageRef, NotModified, Outcomes
 from pipeline.store.vectors import write_outcomes
-from pipeline.store.work import Scope
 from tests.fixtures.store import model_spec, product
 
 if TYPE_CHECKING:
     from pipeline.store.models import StoredModel
+    from pipeline.store.work import Scope
     from tests.fixtures.store import Shop
 
 IMAGES = 210
@@ -52,7 +53,7 @@ def test_each_image_is_due_once_a_week_and_a_share_of_them_each_night(shop: Shop
     assert shop.work(stocked, first) == []
     shares, seen = [], []
     for night in range(1, 15):
-        scope = Scope(catalog="default", as_of=first.as_of + night * DAY, recheck=WEEK, full_check=NEVER)
+        scope = replace(first, as_of=first.as_of + night * DAY)
         due = shop.work(stocked, scope)
         assert shop.count(stocked, scope).due == len(due)
         check(shop, stocked, due, scope)
