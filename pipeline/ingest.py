@@ -14,11 +14,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
-from itertools import chain
 from typing import TYPE_CHECKING, BinaryIO
 
-from pipeline.durations import ALWAYS
 from pipeline.errors import BreakerError, CatvecError, LockedError
+from pipeline.inputs import read_rows, scope_now
 from pipeline.on_demand import ModelOnDemand
 from pipeline.records import ProductChanges, RunSummary
 
@@ -116,27 +115,6 @@ def ingest(
         except BaseException as error:
             _close_failed(job, error)
             raise
-
-
-def read_rows(settings: RunSettings, stdin: BinaryIO | None) -> Iterator[Product | BadRow | Deletion]:
-    """The catalog's rows, and the products that --deleted-ids names. Raises ConfigError and CatalogError."""
-    from pipeline.catalog.open import read_catalog
-
-    # a delta feed of a quiet night holds nothing
-    rows = read_catalog(settings.catalog, stdin=stdin, may_be_empty=settings.partial)
-    if settings.deleted_ids is None:
-        return rows
-    from pipeline.catalog.deleted import read_deleted_ids
-
-    return chain(rows, read_deleted_ids(settings.deleted_ids))
-
-
-def scope_now(settings: RunSettings, connection: Connection) -> Scope:
-    """Which images are due for a run with these settings at this moment."""
-    from pipeline.store.work import open_scope
-
-    full_check = ALWAYS if settings.ignore_validators else settings.full_check
-    return open_scope(connection, settings.catalog_name, recheck=settings.recheck, full_check=full_check)
 
 
 def _locked(settings: RunSettings, url: str, progress: Progress, stop: Stop, wait: timedelta) -> Session:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
-from pipeline.ingest import read_rows, scope_now
+from pipeline.inputs import read_rows, scope_now
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

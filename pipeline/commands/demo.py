@@ -51,7 +51,7 @@ def demo(
         catalog_name=NAME,
         max_remove_rate=1.0,  # the catalog is ours to redraw
     )
-    outcome = run_catalog(settings, Limits(), db=db, home=home)
+    outcome = run_catalog(settings, Limits(tolerated=1.0), db=db, home=home)
     if outcome.breaker is not None:
         raise outcome.breaker
     if outcome.exit_code:

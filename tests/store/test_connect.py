@@ -306,7 +306,7 @@ def test_the_second_taker_of_a_lock_is_told_who_holds_it(database_url: str, shop
     assert caught.value.message == (
         f"another run with model 'tiny' is going on: process {pid} on {host}, since {since:%Y-%m-%d %H:%M:%S %Z}"
     )
-    assert caught.value.hint == "wait until it is done, or stop it"
+    assert caught.value.hint == "wait until it is done (--wait 30m does), or stop it"
 
 
 def test_a_lock_is_free_when_its_connection_dies(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
