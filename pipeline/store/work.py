@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from pipeline.store.models import StoredModel
 
 PAGE = 2_000
-"""image ids looked at in one query: whatever of them is due, the planner sees a small range of the key; with LIMIT in its
-place it took the due ones for few, and read all images for each page"""
+"""image ids looked at in one query: whatever of them is due, the planner sees a small range of the key; with LIMIT in
+its place it took the due ones for few, and read all images for each page"""
 
 # Whether what was found at `last` is older than `age`. Spread by a hash of the image: each has a moment of its own in
 # every period, so what was loaded in one night is not due in one night again. What was found in the future is due:
