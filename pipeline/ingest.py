@@ -268,7 +268,7 @@ def _encode_missing(job: _Job, work: WorkCount, scope: Scope, *, moved: int) -> 
         decode_threads=settings.decode_threads or _usable_cores(),
     )
     with job.progress.stage("images"), job.stop.draining():
-        engine.run(read_work(job.feeder, job.model, scope))
+        engine.run(read_work(job.feeder, job.model, scope, work))
 
 
 def _open_fetcher(settings: RunSettings) -> AbstractAsyncContextManager[Fetcher]:

@@ -177,13 +177,15 @@ def count_work_in(
     return WorkCount(images=images, missing=missing, due=due, retries=retries, deferred=codes)
 
 
-def read_work(session: Session, model: StoredModel, scope: Scope) -> Iterator[list[ImageRef]]:
-    """What is to be done, page by page in the order of the images' ids; each is seen once.
+def read_work(session: Session, model: StoredModel, scope: Scope, count: WorkCount) -> Iterator[list[ImageRef]]:
+    """What was counted and is to be done, page by page in the order of the images' ids; each is seen once.
 
     What lacks a vector comes before what is only checked again: a run may have to stop early.
     """
-    yield from _read_pages(session, model, scope, LACKING)
-    yield from _read_pages(session, model, scope, CHECKS)
+    if count.missing or count.retries:
+        yield from _read_pages(session, model, scope, LACKING)
+    if count.due:
+        yield from _read_pages(session, model, scope, CHECKS)
 
 
 def _read_pages(session: Session, model: StoredModel, scope: Scope, which: LiteralString) -> Iterator[list[ImageRef]]:
