@@ -370,7 +370,7 @@ def _failure(image: ImageRef, stage: str, error: Exception, known: set[type[Exce
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """uvloop's where it exists: a fifth more requests per second (benchmarks/results/nightly.json)."""
+    """uvloop's where it exists; benchmarks/revalidation.py compares the two."""
     if sys.platform == "win32":
         return asyncio.new_event_loop
     import uvloop
