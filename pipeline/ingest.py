@@ -149,9 +149,9 @@ def _work_off(job: _Job, rows: Iterator[Product | BadRow | Deletion]) -> Ended:
         _encode_missing(job, work, scope, moved=differences.images.moved)
     except BreakerError as breaker:
         return _give_up(job, breaker, differences, work)
-    removed = job.writer.run(
-        lambda connection: remove_missing(connection, _shown(connection, job), job.settings.catalog_name)
-    )
+    shown = job.feeder.run(partial(_shown_beside, job))
+    models = [job.model, shown] if shown else [job.model]
+    removed = job.writer.run(lambda connection: remove_missing(connection, models, job.settings.catalog_name))
     counters = job.progress.snapshot()
     rest = (counters.total or 0) - counters.done
     finished = rest <= 0 or not job.stop.is_asked()
@@ -172,12 +172,12 @@ def _work_off(job: _Job, rows: Iterator[Product | BadRow | Deletion]) -> Ended:
     return Ended(summary=summary)
 
 
-def _shown(connection: Connection, job: _Job) -> list[StoredModel]:
-    """The models that searches are made under: the run's, and the one that apps read."""
+def _shown_beside(job: _Job, connection: Connection) -> StoredModel | None:
+    """The model that apps read, when it is another than the run's."""
     from pipeline.store.models import list_models
 
-    active = [model for model in list_models(connection) if model.is_active and model.model_id != job.model.model_id]
-    return [job.model, *active]
+    others = (model for model in list_models(connection) if model.model_id != job.model.model_id)
+    return next((model for model in others if model.is_active), None)
 
 
 def _give_up(job: _Job, breaker: BreakerError, differences: Differences, work: WorkCount) -> Ended:
@@ -245,8 +245,7 @@ def _encode_missing(job: _Job, work: WorkCount, scope: Scope, *, moved: int) -> 
     if work.missing > moved and not job.stop.is_asked():
         on_demand.load()  # while nothing is under way: it will surely be needed, and may fail
 
-    _, *others = job.feeder.run(lambda connection: _shown(connection, job))
-    shown = others[0] if others else None
+    shown = job.feeder.run(partial(_shown_beside, job))
 
     def write(outcomes: Outcomes) -> Outcomes:
         return write_outcomes(job.writer, job.model, job.run_id, outcomes, shown=shown)

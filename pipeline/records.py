@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from decimal import Decimal
 
     import numpy as np
@@ -125,6 +125,10 @@ class Embedding:
     height: int
     vector: NDArray[np.float32] = field(repr=False)
 
+    @property
+    def image(self) -> ImageRef:
+        return self.content.image
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
@@ -166,9 +170,15 @@ class Outcomes:
     not_modified: tuple[NotModified, ...] = ()
     failed: tuple[Failure, ...] = ()
 
+    def items(self) -> Iterator[Embedding | Content | NotModified | Failure]:
+        yield from self.embedded
+        yield from self.reused
+        yield from self.same
+        yield from self.not_modified
+        yield from self.failed
+
     def __len__(self) -> int:
-        parts = (self.embedded, self.reused, self.same, self.not_modified, self.failed)
-        return sum(len(part) for part in parts)
+        return sum(1 for _ in self.items())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

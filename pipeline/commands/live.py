@@ -15,7 +15,7 @@ from pipeline.commands.terminal import say
 from pipeline.errors import CatvecError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
     from tqdm import tqdm
@@ -84,9 +84,17 @@ def interruptible(progress: Progress) -> Iterator[None]:
 @contextmanager
 def progress_shown(progress: Progress) -> Iterator[None]:
     """A tqdm bar on a terminal, one log line every 10 s otherwise, and a line for each new phase."""
-    ended = threading.Event()
     show = _show_bar if sys.stderr.isatty() and not is_json() else _show_lines
-    thread = threading.Thread(target=show, args=(progress, ended), name="progress", daemon=True)
+    with beside(lambda ended: show(progress, ended), name="progress"):
+        yield
+
+
+@contextmanager
+def beside(work: Callable[[threading.Event], None], *, name: str) -> Iterator[None]:
+    """Do the work in a thread while the block runs; the event tells it that the block has ended, and it is waited
+    for."""
+    ended = threading.Event()
+    thread = threading.Thread(target=work, args=(ended,), name=name, daemon=True)
     thread.start()
     try:
         yield

@@ -7,12 +7,13 @@ import threading
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.commands.live import progress_shown, signals_stop
+from pipeline.commands.live import beside, progress_shown, signals_stop
 from pipeline.commands.options import Database, Home, Json, open_database, place_of, take, with_settings
 from pipeline.commands.outcome import exit_code_of, metrics_of_failure, write_metrics_file
 from pipeline.commands.terminal import print_json, print_table, say, say_error
@@ -162,7 +163,7 @@ def run_catalog(
         check_report_path(report)
     stop, progress, timeline = Stop(), Progress(), Timeline()
     with open_database(db, home) as url, signals_stop(stop) as signals:
-        with _sampled(progress, timeline) if report else nullcontext():
+        with beside(partial(_sample, progress, timeline), name="timeline") if report else nullcontext():
             ended = _ingest(settings, limits, url=url, progress=progress, stop=stop, signals=signals)
         summary = ended.summary
         active = next((model.name for model in read_models(url) if model.is_active), None)
@@ -206,22 +207,10 @@ def _deadline(stop: Stop, longest: timedelta | None) -> Iterator[None]:
         timer.cancel()
 
 
-@contextmanager
-def _sampled(progress: Progress, timeline: Timeline) -> Iterator[None]:
-    ended = threading.Event()
-
-    def sample() -> None:
-        while not ended.wait(SAMPLE_EVERY_S):
-            timeline.add(progress.snapshot())
+def _sample(progress: Progress, timeline: Timeline, ended: threading.Event) -> None:
+    while not ended.wait(SAMPLE_EVERY_S):
         timeline.add(progress.snapshot())
-
-    thread = threading.Thread(target=sample, name="timeline", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    timeline.add(progress.snapshot())
 
 
 def _write_report(url: str, path: Path, settings: RunSettings, summary: RunSummary, timeline: Timeline) -> None:

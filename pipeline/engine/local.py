@@ -62,6 +62,10 @@ class Same:
 
     content: Content
 
+    @property
+    def image(self) -> ImageRef:
+        return self.content.image
+
 
 Item = Embedding | Content | Same | NotModified | Failure
 """what becomes of an image; a Content has bytes that are new behind it and known"""
@@ -287,7 +291,7 @@ class LocalEngine:
         while items := self._outcomes.receive_many(WRITE_IMAGES, wait_s=WRITE_WAIT_S):
             written = self._write(_sort(items))
             for item in items:
-                self._breaker.note(_image_of(item), item if isinstance(item, Failure) else None)
+                self._breaker.note(item.image, item if isinstance(item, Failure) else None)
             if twins := self._release_twins(written, items):
                 self._write(twins)
 
@@ -314,33 +318,19 @@ class LocalEngine:
         return written
 
     def _count(self, written: Outcomes) -> None:
-        contents = [embedding.content for embedding in written.embedded] + [*written.reused]
-        kept = [content.image for content in written.same]
-        kept += [answer.image for answer in written.not_modified if not answer.image.failed_for_good]
+        contents = [*(embedding.content for embedding in written.embedded), *written.reused]
         still_failed = [answer.image for answer in written.not_modified if answer.image.failed_for_good]
         self._progress.add(
             embedded=len(written.embedded),
             reused=len(written.reused),
-            unchanged=len(kept),
+            unchanged=len(written.same) + len(written.not_modified) - len(still_failed),
             changed=sum(content.image.sha256 not in {None, content.sha256} for content in contents),
-            checked=sum(
-                image.has_vector
-                for image in (
-                    *kept,
-                    *still_failed,
-                    *(content.image for content in contents),
-                    *(failure.image for failure in written.failed),
-                )
-            ),
+            checked=sum(item.image.has_vector for item in written.items()),
         )
         for failure in written.failed:
             self._progress.fail(failure.code)
         for image in still_failed:
             self._progress.fail(image.failed_before or "unknown")
-
-
-def _image_of(item: Item) -> ImageRef:
-    return item.content.image if isinstance(item, Embedding | Same) else item.image
 
 
 def _sort(items: Sequence[Item]) -> Outcomes:

@@ -147,11 +147,9 @@ def _refused(outcomes: Outcomes, error: psycopg.Error) -> Outcomes:
         # not even the reason can be stored: say so in words that surely can
         [failure] = outcomes.failed
         return Outcomes(failed=(replace(failure, detail="the reason holds text that cannot be stored"),))
-    images = [embedding.content.image for embedding in outcomes.embedded]
-    images += [content.image for content in (*outcomes.reused, *outcomes.same)]
-    images += [answer.image for answer in outcomes.not_modified]
+    [item] = outcomes.items()
     detail = f"the database refused it: {error.diag.message_primary}"
-    failure = Failure(image=images[0], stage="store", code="refused", detail=detail, is_retryable=False)
+    failure = Failure(image=item.image, stage="store", code="refused", detail=detail, is_retryable=False)
     return Outcomes(failed=(failure,))
 
 
@@ -171,9 +169,9 @@ def _write(
     token: uuid.UUID,
     update_images: sql.Composed,
 ) -> None:
+    outcomes = _in_order(outcomes)
     still_good = [answer.image for answer in outcomes.not_modified if not answer.image.failed_for_good]
     still_bad = [answer.image for answer in outcomes.not_modified if answer.image.failed_for_good]
-    outcomes = _in_order(outcomes)
     with connection.pipeline(), connection.cursor() as cursor:
         if outcomes.embedded:
             as_stored = Vector if model.storage == "vector" else HalfVector
@@ -181,13 +179,13 @@ def _write(
                 sql.SQL(INSERT_VECTORS).format(table=sql.Identifier(model.table)),
                 [(row.content.sha256, as_stored(row.vector), run_id) for row in outcomes.embedded],
             )
-        seen = [embedding.content.image for embedding in outcomes.embedded] + _write_contents(
-            cursor, outcomes, update_images
-        )
+        _write_contents(cursor, outcomes, update_images)
         if still_good:
             cursor.execute(MARK_CHECKED, (_ids(still_good),))
         # most images that are checked never failed
-        recovered = [image for image in (*seen, *still_good) if not image.has_vector or image.failed_before]
+        read = [*(row.content for row in outcomes.embedded), *outcomes.reused, *outcomes.same]
+        good = [*(content.image for content in read), *still_good]
+        recovered = [image for image in good if not image.has_vector or image.failed_before]
         if recovered:
             cursor.execute(DELETE_FAILURES, (model.model_id, _ids(recovered)))
         if still_bad:
@@ -201,19 +199,17 @@ def _write(
 
 
 def _in_order(outcomes: Outcomes) -> Outcomes:
-    """By image: runs of two models that write the same rows then wait for each other, and do not lock each other
-    out."""
-
-    def image_id(item: object) -> int:
-        image: ImageRef = getattr(item, "image", None) or item.content.image  # type: ignore[attr-defined]
-        return image.image_id
-
-    parts = {entry.name: tuple(sorted(getattr(outcomes, entry.name), key=image_id)) for entry in fields(Outcomes)}
-    return Outcomes(**parts)
+    """By image: runs of two models that write the same rows wait for each other, and do not lock each other out."""
+    return Outcomes(
+        **{
+            entry.name: tuple(sorted(getattr(outcomes, entry.name), key=lambda item: item.image.image_id))
+            for entry in fields(Outcomes)
+        }
+    )
 
 
-def _write_contents(cursor: Cursor, outcomes: Outcomes, update_images: sql.Composed) -> list[ImageRef]:
-    """What is known of the bytes; returns the images whose bytes had a vector already."""
+def _write_contents(cursor: Cursor, outcomes: Outcomes, update_images: sql.Composed) -> None:
+    """What is known of the bytes."""
     known = [*outcomes.reused, *outcomes.same]
     rows = [(embedding.content, embedding.width, embedding.height) for embedding in outcomes.embedded]
     rows += [(content, None, None) for content in known]  # type: ignore[misc]
@@ -227,8 +223,7 @@ def _write_contents(cursor: Cursor, outcomes: Outcomes, update_images: sql.Compo
         )
         cursor.execute(update_images, [list(column) for column in columns])
     if outcomes.reused:
-        cursor.execute(COPY_SIZES, ([content.image.image_id for content in outcomes.reused],))
-    return [content.image for content in known]
+        cursor.execute(COPY_SIZES, (_ids([content.image for content in outcomes.reused]),))
 
 
 def _write_failures(cursor: Cursor, model: StoredModel, run_id: int, failed: Sequence[Failure]) -> None:
