@@ -31,8 +31,8 @@ class Window:
         self._under_way = 0
         self._waiting_bytes = 0
         self._lock = threading.Lock()
-        # the mean size so far stands for what is under way
-        self._arrivals, self._arrived_bytes = 1, WINDOW_BYTES // FIRST_IMAGES
+        # what answers brought on average so far stands for what is under way
+        self._answers, self._arrived_bytes = 1, WINDOW_BYTES // FIRST_IMAGES
 
     async def enter(self, *, while_true: Callable[[], bool]) -> bool:
         """Wait for a place; False when none is wanted any more."""
@@ -49,19 +49,20 @@ class Window:
         return False
 
     def _has_room(self) -> bool:
-        expected = self._under_way * self._arrived_bytes // self._arrivals
+        expected = self._under_way * self._arrived_bytes // self._answers
         is_empty = self._under_way == self._waiting_bytes == 0  # then even one too large for it may come
         return is_empty or self._waiting_bytes + expected < WINDOW_BYTES
 
     def miss(self) -> None:
         """The fetch gave no bytes; in the event loop."""
         self._under_way -= 1
+        self._answers += 1
         self._places.release()
 
     def arrive(self, size_bytes: int) -> None:
         """The bytes are here and wait; in the event loop."""
         self._under_way -= 1
-        self._arrivals += 1
+        self._answers += 1
         self._arrived_bytes += size_bytes
         with self._lock:
             self._waiting_bytes += size_bytes

@@ -404,6 +404,17 @@ def test_large_images_are_fetched_ahead_by_their_bytes(monkeypatch: pytest.Monke
     assert len(shop.fates()) == 40
 
 
+def test_answers_without_bytes_let_more_be_asked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing but 304s, in most nights: what the first answers may weigh must not hold back the others."""
+    monkeypatch.setattr(window, "FIRST_IMAGES", 4)
+    shop = Workshop({}, fetch_wait_s=lambda _: 0.002)
+
+    shop.run(work=pages(range(400)), window=40)
+
+    assert shop.under_way_most == 40
+    assert len(shop.fates()) == 400
+
+
 def test_an_image_larger_than_the_whole_allowance_goes_through_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(window, "WINDOW_BYTES", 1000)
     shop = Workshop({number: b"%d" % number + bytes(5000) for number in range(5)})
