@@ -41,7 +41,7 @@ _AFTER_PATH = re.compile(
 _BASE64 = re.compile(r"data:[^,|\s]*;base64,[\w+/=%-]*", re.IGNORECASE | re.ASCII)
 _DATA = re.compile(r"data:[^,|\s]*,[^|\s]*", re.IGNORECASE)
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://|(https?|data|file|blob|cid|mailto|javascript):", re.IGNORECASE)
-_PLAIN_URL = re.compile(r"https?://[a-z0-9][a-z0-9.-]*(?::\d{1,4})?(?:/[!-~]*)?")
+_PLAIN_URL = re.compile(r"https?://[a-z0-9][a-z0-9.-]*(?::[1-5]?\d{1,4})?(?:/[!-~]*)?")
 """what needs no further look: saves 4 of the 12 µs that a row would take"""
 _ALONE = re.compile(r"[^|;,\s[{][^|;,\s]*")
 """a cell with one reference, that is nothing that parts two, and no list: saves 3 of the 12 µs"""

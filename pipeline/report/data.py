@@ -14,14 +14,15 @@ from pipeline.report.chart import draw
 from pipeline.report.pictures import fetch_pictures
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from pipeline.records import Hit, RunSummary
     from pipeline.report.chart import Chart
     from pipeline.report.pictures import Picture
     from pipeline.settings import RunSettings
-    from pipeline.store.changes import FailureGroup, RecordedRun, RemovedProduct, ShownImage
+    from pipeline.store.changes import RecordedRun, RemovedProduct, ShownImage
     from pipeline.store.connect import Connection
+    from pipeline.store.failures import FailureGroup
     from pipeline.timeline import Timeline
 
 NEW_PRODUCTS: Final = 12
@@ -29,7 +30,6 @@ NEIGHBOURS: Final = 5
 CHANGED_IMAGES: Final = 12
 REMOVED_PRODUCTS: Final = 20
 FAILURE_GROUPS: Final = 25
-SAMPLES: Final = 3
 
 PICTURES_S: Final = 20.0
 """seconds for all pictures of the page"""
@@ -38,7 +38,6 @@ PICTURES_OF_A_STOPPED_RUN_S: Final = 3.0
 NEIGHBOURS_S: Final = 10.0
 """seconds for all searches; without an index each compares every vector"""
 
-_NO_HOST: Final = {"catalog": "rows of the catalog"}
 _WHOLE: Final = "images"
 """a stage that is the others together"""
 
@@ -166,11 +165,11 @@ def gather(url: str, *, summary: RunSummary, timeline: Timeline, settings: RunSe
 def _read(url: str, run_id: int) -> _Found:
     from pipeline.store.changes import (
         find_run,
-        group_failures,
         list_removed_products,
         sample_changed_images,
         sample_new_products,
     )
+    from pipeline.store.failures import FailureFilter, group_failures
     from pipeline.store.migrate import open_current
 
     with open_current(url) as session:
@@ -183,7 +182,7 @@ def _read(url: str, run_id: int) -> _Found:
             neighbours=_find_neighbours(connection, new, run),
             changed=sample_changed_images(connection, run, limit=CHANGED_IMAGES),
             removed=list_removed_products(connection, run, limit=REMOVED_PRODUCTS),
-            groups=group_failures(connection, run, samples=SAMPLES),
+            groups=group_failures(connection, FailureFilter(catalog=run.catalog, model=run.model)),
         )
 
 
@@ -290,14 +289,22 @@ def _sum(groups: list[FailureGroup]) -> str:
 
 def _failures(group: FailureGroup, most: int, now: datetime) -> Failures:
     return Failures(
-        host=group.host or _NO_HOST.get(group.stage) or "files and data URIs",
+        host=group.host or ("rows of the catalog" if group.stage == "catalog" else "files and data URIs"),
         code=group.code,
         stage=group.stage,
         kind=group.kind,
         count=f"{group.failures:,}",
         share=100 * group.failures / most,
         next_try=_next_try(group, now),
-        samples=list(_samples(group)),
+        samples=[
+            Sample(
+                product_id=sample.product_id or "",
+                location=words.show_location(sample.url),
+                link=words.link_to(sample.url),
+                reason=sample.detail,
+            )
+            for sample in group.samples
+        ],
     )
 
 
@@ -310,16 +317,6 @@ def _next_try(group: FailureGroup, now: datetime) -> str:
         return "tried again in the next run"
     wait = words.span((group.next_try_at - now).total_seconds())
     return f"tried again in {wait}, from {words.moment(group.next_try_at, now=now)}"
-
-
-def _samples(group: FailureGroup) -> Iterator[Sample]:
-    for product_id, location, reason in zip(group.product_ids, group.urls, group.details, strict=True):
-        yield Sample(
-            product_id=product_id,
-            location=words.show_location(location),
-            link=words.link_to(location),
-            reason=reason,
-        )
 
 
 def _card(image: ShownImage, pictures: Mapping[str, Picture], *, note: str) -> Card:

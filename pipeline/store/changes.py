@@ -1,4 +1,4 @@
-"""What one run changed, read back for people: new products, changed images, what left, and what failed.
+"""What one run changed, read back for people: new products, changed images, and what left.
 
 `missing_since` and `active` part what the catalog names from what the search finds; here the search counts.
 """
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from pipeline.store.connect import Connection
-
-# a data URI may have megabytes, and a reason the first words of a page
-LONGEST_TEXT = 400
 
 FIND_RUN = """
 SELECT run_id, catalog, model, state, started_at, finished_at, host, error
@@ -70,26 +67,6 @@ SELECT product_id, title
  LIMIT %(limit)s
 """
 
-# the view has the rows of all catalogs and models; those of a catalog's rows have no model
-FAILURES = """
-WITH standing AS (
-  SELECT f.host, f.stage, f.code, f.kind, f.next_try_at, f.product_id,
-         left(f.url, %(longest)s) AS url, left(f.detail, %(longest)s) AS detail,
-         row_number() OVER (PARTITION BY f.host, f.stage, f.code, f.kind
-                            ORDER BY f.last_at DESC, f.product_id, f.url) AS place
-    FROM catvec.failures f
-   WHERE f.catalog = %(catalog)s
-     AND (f.model = %(model)s OR f.model IS NULL))
-SELECT host, stage, code, kind, count(*) AS failures, min(next_try_at) AS next_try_at,
-       array_agg(coalesce(product_id, '') ORDER BY place) FILTER (WHERE place <= %(samples)s) AS product_ids,
-       array_agg(url ORDER BY place) FILTER (WHERE place <= %(samples)s) AS urls,
-       array_agg(detail ORDER BY place) FILTER (WHERE place <= %(samples)s) AS details
-  FROM standing
- GROUP BY host, stage, code, kind
- ORDER BY count(*) DESC, host, stage, code
-"""
-
-
 SAME_CHANGE = """
 SELECT count(*)
   FROM catvec_store.images
@@ -133,24 +110,6 @@ class RemovedProduct:
     title: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FailureGroup:
-    """Failures that stand, of one host, stage, code and kind. `host` is None for files, data URIs and catalog rows.
-
-    `product_ids`, `urls` and `details` belong to the newest of them, in the same order; a product's id may be empty.
-    """
-
-    host: str | None
-    stage: str
-    code: str
-    kind: str
-    failures: int
-    next_try_at: datetime | None
-    product_ids: list[str]
-    urls: list[str] = field(repr=False)
-    details: list[str]
-
-
 def find_run(connection: Connection, run_id: int) -> RecordedRun:
     """Raises StoreError when there is no such run."""
     with connection.cursor(row_factory=class_row(RecordedRun)) as cursor:
@@ -177,13 +136,6 @@ def list_removed_products(connection: Connection, run: RecordedRun, *, limit: in
     """The first products by title that left the search results with this run."""
     with connection.cursor(row_factory=class_row(RemovedProduct)) as cursor:
         return cursor.execute(REMOVED_PRODUCTS, _parameters(run, limit)).fetchall()
-
-
-def group_failures(connection: Connection, run: RecordedRun, *, samples: int) -> list[FailureGroup]:
-    """The failures of the run's catalog and model that stand now, the most frequent group first."""
-    parameters = {"catalog": run.catalog, "model": run.model, "samples": samples, "longest": LONGEST_TEXT}
-    with connection.cursor(row_factory=class_row(FailureGroup)) as cursor:
-        return cursor.execute(FAILURES, parameters).fetchall()
 
 
 def _parameters(run: RecordedRun, limit: int) -> dict[str, object]:

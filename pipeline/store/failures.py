@@ -31,7 +31,8 @@ MATCHES = """
        (%(code)s::text IS NULL OR v.code = %(code)s)
    AND (%(kind)s::text IS NULL OR v.kind = %(kind)s)
    AND (%(product_id)s::text IS NULL OR v.product_id = %(product_id)s)
-   AND (%(model)s::text IS NULL OR v.model = %(model)s)
+   AND (%(catalog)s::text IS NULL OR v.catalog = %(catalog)s)
+   AND (%(model)s::text IS NULL OR coalesce(v.model, %(model)s) = %(model)s)
    AND (%(host)s::text IS NULL OR lower(%(host)s) IN (lower(v.host), regexp_replace(lower(v.host), ':[0-9]+$', '')))
 """
 
@@ -85,12 +86,14 @@ UPDATE catvec_store.failures f
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailureFilter:
-    """Which failures are meant; None leaves that column open. `host` may be given without its port."""
+    """Which failures are meant; None leaves that column open. `host` may be given without its port; the rows of a
+    catalog are those of every `model`."""
 
     code: str | None = None
     host: str | None = None
     kind: str | None = None
     product_id: str | None = None
+    catalog: str | None = None
     model: str | None = None
 
 

@@ -289,6 +289,6 @@ def _read(connection: Connection, rows: Iterable[Product | BadRow | Deletion]) -
             else:
                 values = (row.row, row.product_id, row.title, row.category, row.brand, row.price)
                 copy.write_row((*values, _json(row.attrs), _array(row.images), None, None, None, False))
-    connection.execute("ANALYZE stage")
+    connection.execute("ANALYZE stage (product_id, code, is_deleted)")
     connection.execute(DROP_DELETED)
     connection.execute(MARK_DUPLICATES)

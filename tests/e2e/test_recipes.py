@@ -31,6 +31,7 @@ from pipeline.commands.outcome import exit_code_of
 from pipeline.durations import parse_duration
 from pipeline.metrics import write_metrics
 from pipeline.records import ProductChanges, RunSummary
+from tests.fixtures.summary import run_summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -194,28 +195,7 @@ def test_the_page_has_the_keys_of_the_summary() -> None:
 @pytest.fixture
 def metrics(tmp_path: Path) -> dict[str, set[str]]:
     """The metrics of a run and their labels, as they stand in the file."""
-    counts = dict.fromkeys(
-        ("seen", "unchanged", "reused", "embedded", "failed", "pending", "checked", "changed", "deferred"), 1
-    )
-    summary = RunSummary(
-        **counts,
-        run_id=1,
-        finished=True,
-        stopped_by=None,
-        moved=0,
-        removed=0,
-        forgotten=0,
-        products=ProductChanges(new=0, changed=0, removed=0),
-        failures_by_code={"http_404": 1},
-        seconds=1.0,
-        images_per_s=1.0,
-        model="tiny",
-        dims=4,
-        device=None,
-        precision=None,
-        batch_size=None,
-        stage_seconds={},
-    )
+    summary = run_summary(failures_by_code={"http_404": 1})
     path = tmp_path / "catvec.prom"
     write_metrics(path, summary=summary, exit_code=0, ended_at=1.0, catalog="default", model="tiny")
     found: dict[str, set[str]] = {}

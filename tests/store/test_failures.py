@@ -89,8 +89,10 @@ def test_a_large_group_has_three_samples_the_newest(shop: Shop) -> None:
         ({"product_id": "P2"}, ["P2"]),
         ({"code": "http_404", "product_id": "P2"}, ["P2"]),
         ({"code": "http_404", "kind": "ours"}, []),
-        ({"model": "tiny"}, ["P1", "P2", "P3", "P4", "Q"]),
-        ({"model": "other"}, []),
+        ({"model": "tiny"}, [None, "P1", "P2", "P3", "P4", "Q"]),
+        ({"model": "other"}, [None]),
+        ({"catalog": "default", "kind": "transient"}, ["P4", "Q"]),
+        ({"catalog": "other"}, []),
         ({"code": "missing_id"}, [None]),
     ],
 )

@@ -16,13 +16,15 @@ import pytest
 
 from pipeline.errors import CatvecError, ConfigError, StoreError
 from pipeline.progress import Progress
-from pipeline.records import ModelSpec, PreprocessSpec, ProductChanges, RunSummary
+from pipeline.records import ProductChanges
 from pipeline.report.page import check_report_path, write_report
 from pipeline.report.pictures import MOST_CHARACTERS, fetch_pictures
 from pipeline.settings import CatalogSettings, DecodeSettings, FetchSettings, RunSettings
 from pipeline.store.connect import Session
 from pipeline.store.models import activate_model, mark_ready, register_model
 from pipeline.timeline import Timeline
+from tests.fixtures.store import model_spec
+from tests.fixtures.summary import run_summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,19 +33,26 @@ if TYPE_CHECKING:
     from pipeline.store.models import StoredModel
     from tests.fixtures.http import ImageServer
 
-PREPROCESS = PreprocessSpec(
-    resize="shortest_edge",
-    resize_size=32,
-    height=32,
-    width=32,
-    resample=3,
-    rescale=1 / 255,
-    mean=(0.5, 0.5, 0.5),
-    std=(0.5, 0.5, 0.5),
-)
 SETTINGS = RunSettings(
     catalog=CatalogSettings(uri="catalog.csv"), fetch=FetchSettings(allow_private_hosts=True, timeout_s=2.0)
 )
+WORK = {
+    "unchanged": 95,
+    "reused": 1,
+    "embedded": 3,
+    "failed": 1,
+    "checked": 90,
+    "changed": 1,
+    "removed": 1,
+    "products": ProductChanges(new=2, changed=0, removed=1),
+    "failures_by_code": {"http_404": 1},
+    "seconds": 12.0,
+    "images_per_s": 20.0,
+    "device": "cpu",
+    "precision": "fp32",
+    "batch_size": 32,
+    "stage_seconds": {"sync": 0.5, "fetch": 30.0},
+}
 EVIL = """<script>alert(1)</script>"'><img src=x onerror=alert(2)>"""
 VOID = {"meta", "img"}
 
@@ -103,26 +112,17 @@ class Night:
     def report(
         self, path: Path, *, settings: RunSettings = SETTINGS, timeline: Timeline | None = None, **fields: Any
     ) -> Looked:
-        summary = RunSummary(**{**summary_fields(self.run_id), **fields})
+        summary = run_summary(**{**WORK, "run_id": self.run_id, **fields})
         write_report(self.url, path, summary=summary, timeline=timeline or Timeline(), settings=settings)
         return look_at(path)
 
 
-def summary_fields(run_id: int) -> dict[str, Any]:
-    return {
-        "run_id": run_id, "finished": True, "stopped_by": None, "seen": 100, "unchanged": 95, "reused": 1,
-        "embedded": 3, "failed": 1, "pending": 0, "checked": 90, "changed": 1, "deferred": 0, "moved": 0,
-        "removed": 1, "forgotten": 0, "products": ProductChanges(new=2, changed=0, removed=1),
-        "failures_by_code": {"http_404": 1}, "seconds": 12.0, "images_per_s": 20.0, "model": "tiny", "dims": 4,
-        "device": "cpu", "precision": "fp32", "batch_size": 32, "stage_seconds": {"sync": 0.5, "fetch": 30.0},
-    }  # fmt: skip
-
-
 @pytest.fixture
 def night(database_url: str) -> Iterator[Night]:
-    spec = ModelSpec(name="tiny", source="folder", revision="sha256:1", dims=4, preprocess=PREPROCESS, has_text=True)
     with Session(database_url) as session:
-        model = session.run(lambda connection: register_model(connection, spec, "print", location="/models/tiny"))
+        model = session.run(
+            lambda connection: register_model(connection, model_spec(), "print", location="/models/tiny")
+        )
         session.run(lambda connection: mark_ready(connection, model))
         session.run(lambda connection: activate_model(connection, model.name))
         [[run_id]] = session.connection().execute(

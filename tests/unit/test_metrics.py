@@ -12,19 +12,16 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.errors import CatvecError, ConfigError
 from pipeline.metrics import check_metrics_path, write_metrics
-from pipeline.records import ProductChanges, RunSummary
+from pipeline.records import ProductChanges
+from tests.fixtures.summary import run_summary
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pipeline.records import RunSummary
+
 LABELS = {"catalog": 'shoes "2026"', "model": "vit_b_32"}
-
-
-SUMMARY = RunSummary(
-    run_id=7,
-    finished=True,
-    stopped_by=None,
-    seen=100,
+SUMMARY = run_summary(
     unchanged=80,
     reused=5,
     embedded=10,
@@ -33,19 +30,12 @@ SUMMARY = RunSummary(
     checked=12,
     changed=3,
     deferred=2,
-    moved=0,
     removed=6,
     forgotten=1,
     products=ProductChanges(new=1, changed=2, removed=3),
     failures_by_code={"http_404": 3, "timeout": 1},
     seconds=12.5,
     images_per_s=33.3,
-    model="vit_b_32",
-    dims=512,
-    device=None,
-    precision=None,
-    batch_size=None,
-    stage_seconds={},
 )
 
 

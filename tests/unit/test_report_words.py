@@ -6,16 +6,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.records import ProductChanges, RunSummary
 from pipeline.report import words
-
-NOTHING: dict[str, Any] = {
-    "run_id": 1, "finished": True, "stopped_by": None, "seen": 100, "unchanged": 100, "reused": 0, "embedded": 0,
-    "failed": 0, "pending": 0, "checked": 0, "changed": 0, "deferred": 0, "moved": 0, "removed": 0, "forgotten": 0,
-    "products": ProductChanges(new=0, changed=0, removed=0), "failures_by_code": {}, "seconds": 252.3,
-    "images_per_s": 0.0, "model": "tiny", "dims": 4, "device": None, "precision": None, "batch_size": None,
-    "stage_seconds": {},
-}  # fmt: skip
+from tests.fixtures.summary import run_summary
 
 
 @pytest.mark.parametrize(
@@ -48,7 +40,7 @@ NOTHING: dict[str, Any] = {
     ],
 )
 def test_the_sentence_says_how_it_ended_and_what_it_did(fields: dict[str, Any], tone: str, text: str) -> None:
-    summary = RunSummary(**{**NOTHING, **fields})
+    summary = run_summary(**fields)
     assert words.tone(summary) == tone
     assert f"{words.headline(summary)}: {words.sentence(summary)}" == text
 
