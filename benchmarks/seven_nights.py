@@ -46,10 +46,9 @@ GONE_WHEN_DOWN = 2
 KILLED = -9
 SLOW_S = 64.0
 """new pictures take so long together when a run is to be killed, 16 at a time: 4 s and four commits"""
-IN_FLIGHT = (64 + 2 * 32) + 2 * 32 + 32
+IN_FLIGHT = (64 + 2 * 32) + 2 * 32 + 32 + 64
 """images that may have been fetched and not written when a run is killed: the window of downloads, the decoded ones
-that
-wait, and the batch that is encoded"""
+that wait, the batch that is encoded, and two that were since the last commit, a second ago at most"""
 LEAST_COSINE = 0.9999
 """between vectors of the same bytes that were encoded in other batches"""
 MONTH_DAYS = 31

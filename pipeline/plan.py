@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pipeline.records import BadRow, Deletion, Product
     from pipeline.settings import RunSettings
     from pipeline.store.connect import Connection
-    from pipeline.store.plan import Coming
+    from pipeline.store.plan import Coming, Marked
     from pipeline.store.stage import Differences
     from pipeline.store.work import WorkCount
 
@@ -77,36 +77,42 @@ def make_plan(settings: RunSettings, *, url: str, stdin: BinaryIO | None = None)
 
 
 def _plan_first(settings: RunSettings, connection: Connection, rows: Iterator[Product | BadRow | Deletion]) -> Plan:
-    from pipeline.store.plan import Coming
+    from pipeline.store.plan import Coming, Marked
     from pipeline.store.stage import stage_first_catalog
     from pipeline.store.work import WorkCount
 
     found = stage_first_catalog(connection, rows)
     nothing = WorkCount(images=0, missing=0, due=0, retries=0, deferred={})
-    return _put_together(
-        settings, found, nothing, Coming(new=found.images.stated, back=0, unknown=0), is_new_model=True
-    )
+    coming = Coming(new=found.images.stated, back=0, unknown=0)
+    return _put_together(settings, found, nothing, coming, Marked(products=0, images=0), is_new_model=True)
 
 
 def _plan(settings: RunSettings, connection: Connection, rows: Iterator[Product | BadRow | Deletion]) -> Plan:
     from pipeline.models.registry import model_name
     from pipeline.store.models import find_model
-    from pipeline.store.plan import Coming, count_coming, count_staying
+    from pipeline.store.plan import Coming, count_coming, count_marked, count_staying
     from pipeline.store.stage import stage_catalog
     from pipeline.store.work import WorkCount
 
     found = stage_catalog(connection, rows, catalog=settings.catalog_name, partial=settings.partial)
+    marked = count_marked(connection, settings.catalog_name)
     model = find_model(connection, model_name(settings.model))
     if model is None or model.is_retired:
         nothing = WorkCount(images=0, missing=0, due=0, retries=0, deferred={})
         coming = Coming(new=found.images.stated, back=0, unknown=0)
-        return _put_together(settings, found, nothing, coming, is_new_model=True)
+        return _put_together(settings, found, nothing, coming, marked, is_new_model=True)
     work = count_staying(connection, model, scope_now(settings, connection))
-    return _put_together(settings, found, work, count_coming(connection, model), is_new_model=False)
+    return _put_together(settings, found, work, count_coming(connection, model), marked, is_new_model=False)
 
 
 def _put_together(
-    settings: RunSettings, found: Differences, work: WorkCount, coming: Coming, *, is_new_model: bool
+    settings: RunSettings,
+    found: Differences,
+    work: WorkCount,
+    coming: Coming,
+    marked: Marked,
+    *,
+    is_new_model: bool,
 ) -> Plan:
     from pipeline.models.registry import model_name
     from pipeline.store.sync import find_refusal
@@ -121,7 +127,7 @@ def _put_together(
             new=products.new,
             changed=products.changed,
             unchanged=products.stated - products.new - products.changed,
-            removed=products.gone,
+            removed=products.gone + marked.products,
         ),
         images=ImagePlan(
             new=max(0, coming.new - moved),
@@ -132,7 +138,7 @@ def _put_together(
             retry=work.retries,
             deferred=sum(work.deferred.values()),
             unchanged=work.unchanged,
-            removed=found.images.gone - moved,
+            removed=found.images.gone - moved + marked.images,
         ),
         bad_rows=found.bad_rows,
         to_fetch=coming.new + coming.unknown + work.to_do,

@@ -32,17 +32,41 @@ SELECT count(*) FILTER (WHERE d.is_new), count(*) FILTER (WHERE NOT d.is_new),
  WHERE NOT d.was_there
 """
 
+# marked by a run that then broke off: they leave with the next one that ends, unless the catalog names them again
+COUNT_MARKED = """
+WITH marked AS (
+  SELECT p.product_id
+    FROM catvec_store.products p
+   WHERE p.catalog = %s
+     AND p.active
+     AND p.missing_since IS NOT NULL
+     AND NOT EXISTS (SELECT FROM differing_products d WHERE d.product_id = p.product_id))
+SELECT (SELECT count(*) FROM marked),
+       (SELECT count(*) FROM catvec_store.images i JOIN marked USING (product_id) WHERE i.active)
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coming:
     """Image references that the catalog brings: never seen before, or back from among those that had left; the
-    content of
-    `unknown` ones of these has no vector.
-    """
+    content of `unknown` ones of these has no vector."""
 
     new: int
     back: int
     unknown: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marked:
+    """Products and their images that an earlier run has marked missing, and none has removed yet."""
+
+    products: int
+    images: int
+
+
+def count_marked(connection: Connection, catalog: str) -> Marked:
+    [(products, images)] = connection.execute(COUNT_MARKED, (catalog,)).fetchall()
+    return Marked(products=products, images=images)
 
 
 def count_staying(connection: Connection, model: StoredModel, scope: Scope) -> WorkCount:
