@@ -8,7 +8,6 @@ the work list is what has no vector yet, or has not been looked at for long.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -23,12 +22,10 @@ from pipeline.records import ProductChanges, RunSummary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from contextlib import AbstractAsyncContextManager
 
-    from pipeline.engine.local import Fetcher
     from pipeline.engine.stop import Stop
     from pipeline.progress import Progress
-    from pipeline.records import BadRow, Deletion, Outcomes, Product
+    from pipeline.records import BadRow, Deletion, Product
     from pipeline.settings import RunSettings
     from pipeline.store.connect import Connection, Session
     from pipeline.store.models import StoredModel
@@ -233,52 +230,24 @@ def _count(job: _Job, differences: Differences, scope: Scope) -> WorkCount:
 
 
 def _encode_missing(job: _Job, work: WorkCount, scope: Scope, *, moved: int) -> None:
-    from pipeline.engine.breaker import Breaker
-    from pipeline.engine.local import LocalEngine, Stages
-    from pipeline.images.decode import decode
+    from pipeline.encoding import encode_work
     from pipeline.store.vectors import write_outcomes
     from pipeline.store.work import find_known, read_work
 
     if not work.to_do:
         return
-    settings, on_demand = job.settings, job.on_demand
     if work.missing > moved and not job.stop.is_asked():
-        on_demand.load()  # while nothing is under way: it will surely be needed, and may fail
-
+        job.on_demand.load()  # while nothing is under way: it will surely be needed, and may fail
     shown = job.feeder.run(partial(_shown_beside, job))
-
-    def write(outcomes: Outcomes) -> Outcomes:
-        return write_outcomes(job.writer, job.model, job.run_id, outcomes, shown=shown)
-
-    stages = Stages(
-        open_fetcher=partial(_open_fetcher, settings),
+    encode_work(
+        read_work(job.feeder, job.model, scope, work),
+        settings=job.settings,
+        on_demand=job.on_demand,
+        progress=job.progress,
+        stop=job.stop,
         find_known=partial(find_known, job.lookup, job.model),
-        decode=lambda fetched: decode(fetched, on_demand.spec.preprocess, settings.decode),
-        batch_size=on_demand.batch_size,
-        encode=on_demand.encode_images,
-        write=write,
+        write=partial(write_outcomes, job.writer, job.model, job.run_id, shown=shown),
     )
-    engine = LocalEngine(
-        stages,
-        job.progress,
-        job.stop,
-        Breaker(settings.max_failure_rate),
-        window=settings.fetch.concurrency + 2 * on_demand.batch_size(),
-        decode_threads=settings.decode_threads or _usable_cores(),
-    )
-    with job.progress.stage("images"), job.stop.draining():
-        engine.run(read_work(job.feeder, job.model, scope, work))
-
-
-def _open_fetcher(settings: RunSettings) -> AbstractAsyncContextManager[Fetcher]:
-    from pipeline.catalog.open import image_root
-    from pipeline.images.fetch import Fetcher as ImageFetcher
-
-    return ImageFetcher(settings.fetch, image_root(settings.catalog))
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _complete(job: _Job) -> int:
