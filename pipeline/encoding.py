@@ -41,7 +41,7 @@ def encode_work(
         find_known=find_known,
         decode=lambda fetched: decode(fetched, on_demand.spec.preprocess, settings.decode),
         batch_size=on_demand.batch_size,
-        encode=on_demand.encode_images,
+        encoders=on_demand.encoders,
         write=write,
     )
     engine = LocalEngine(

@@ -4,6 +4,7 @@ CatvecError
 ├── ConfigError        wrong option, file or combination of them: nothing was started
 ├── CatalogError       the catalog as a whole cannot be read
 ├── ModelError         weights, identity or device of a model
+│   └── DeviceLostError  a device that worked has failed
 ├── StoreError         the database
 │   └── LockedError    another run holds the lock
 ├── BreakerError       too many images fail: the network or a server is down
@@ -52,6 +53,10 @@ class CatalogError(CatvecError):
 
 class ModelError(CatvecError):
     """A model cannot be had, is not what it was, or does not run on this device."""
+
+
+class DeviceLostError(ModelError):
+    """A device that worked has failed, and will fail again in this process."""
 
 
 class StoreError(CatvecError):

@@ -368,7 +368,7 @@ def _summarise(
     removed: Removed | None = None,
     forgotten: int = 0,
 ) -> RunSummary:
-    counters, encoder = job.progress.snapshot(), job.on_demand.loaded
+    counters, encoders = job.progress.snapshot(), job.on_demand.loaded
     seen, products = counters.total or 0, differences.products
     return RunSummary(
         run_id=job.run_id,
@@ -394,8 +394,8 @@ def _summarise(
         images_per_s=round(counters.images_per_s, 1),
         model=job.model.name,
         dims=job.model.dims,
-        device=encoder.device if encoder else None,
-        precision=encoder.precision if encoder else None,
-        batch_size=encoder.batch_size if encoder else None,
+        device=", ".join(encoder.device for encoder in encoders) or None,
+        precision=encoders[0].precision if encoders else None,
+        batch_size=min(encoder.batch_size for encoder in encoders) if encoders else None,
         stage_seconds=counters.stage_seconds,
     )

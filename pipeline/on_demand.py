@@ -12,9 +12,6 @@ from typing import TYPE_CHECKING
 from pipeline.records import ModelSpec
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from pipeline.models.encoder import Encoder
     from pipeline.progress import Progress
     from pipeline.settings import RunSettings
@@ -26,7 +23,7 @@ UNLOADED_BATCH = 32
 
 
 class ModelOnDemand:
-    """The model of one run. Any thread may call its methods; one at a time encodes."""
+    """The model of one run, once on each of its devices. Any thread may call its methods."""
 
     def __init__(self, settings: RunSettings, stored: StoredModel | None, progress: Progress) -> None:
         """Raises ModelError for a model that cannot be found; one that the database does not know is loaded at
@@ -35,6 +32,7 @@ class ModelOnDemand:
         self._stored = stored
         self._progress = progress
         self._encoder: Encoder | None = None
+        self._others: list[Encoder] | None = None
         self._lock = threading.Lock()
         self.spec = self._known_spec() or self.load().spec
 
@@ -52,12 +50,25 @@ class ModelOnDemand:
                 self._encoder = encoder
             return self._encoder
 
-    @property
-    def loaded(self) -> Encoder | None:
-        return self._encoder
+    def encoders(self) -> list[Encoder]:
+        """One encoder for each device. Raises ModelError and ConfigError."""
+        from pipeline.models.device import choose_placements
+        from pipeline.models.self_test import self_test
 
-    def encode_images(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return self.load().encode_images(pixels)
+        first = self.load()
+        with self._lock:
+            if self._others is None:
+                with self._progress.stage("model"):
+                    others = [first.replicate(place) for place in choose_placements(self._settings.model)[1:]]
+                    for encoder in others:
+                        self_test(encoder)
+                self._others = others
+            return [first, *self._others]
+
+    @property
+    def loaded(self) -> list[Encoder]:
+        """The encoders that were needed so far."""
+        return [self._encoder, *(self._others or [])] if self._encoder else []
 
     def batch_size(self) -> int:
         """Images to encode at once; it shrinks when the device's memory does not suffice."""

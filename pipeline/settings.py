@@ -88,7 +88,9 @@ class ModelSettings:
     model: str = setting("vit-b-32", "vit-b-32, vit-b-16, vit-l-14, vit-l-14-336, a Hub id, or a local folder")
     model_name: str | None = setting(None, "the model's name in the database; else made from --model")
     revision: str | None = setting(None, "branch, tag or commit of a Hub model")
-    device: str = setting("auto", "auto, cuda, cuda:N, mps or cpu")
+    device: str = setting(
+        "auto", "auto, cuda, cuda:N, mps or cpu; all for every GPU, or several with commas: cuda:0,cuda:2"
+    )
     precision: str = setting("auto", "auto, fp32, bf16 or fp16")
     batch_size: int | None = setting(None, "images in one forward pass; else by the device")
 
@@ -96,8 +98,11 @@ class ModelSettings:
         _check(self, batch_size=1)
         if self.precision not in PRECISIONS:
             raise ConfigError(f"--precision is {self.precision!r}, expected {', '.join(PRECISIONS)}")
-        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
-            raise ConfigError(f"--device is {self.device!r}, expected auto, cuda, cuda:N, mps or cpu")
+        if not re.fullmatch(r"auto|all|mps|cuda|(cpu|cuda:\d+)(,(cpu|cuda:\d+))*", self.device):
+            raise ConfigError(
+                f"--device is {self.device!r}, expected auto, all, cuda, cuda:N, mps or cpu",
+                hint="several with commas, such as --device cuda:0,cuda:1",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,6 +54,18 @@ class Channel(Generic[Item]):
         """No more items will come."""
         self._closed.set()
 
+    def wait(self) -> bool:
+        """Wait until there is something to receive; False when closed and empty. Raises Aborted."""
+        while True:
+            if self._aborted.is_set():
+                raise Aborted
+            closed = self._closed.is_set()
+            if not self._queue.empty():
+                return True
+            if closed:
+                return False
+            time.sleep(GLANCE_S / 10)
+
     def receive(self) -> Item | None:
         """The next item, or None when the channel is closed and empty. Raises Aborted."""
         while True:

@@ -16,13 +16,13 @@ import logging
 import sys
 import threading
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
 from pipeline.engine.channel import GLANCE_S, Aborted, Channel, InFlight
 from pipeline.engine.window import Window
-from pipeline.errors import EncodeError, ItemError
+from pipeline.errors import DeviceLostError, EncodeError, ItemError
 from pipeline.records import Content, Decoded, Embedding, Failure, Fetched, ImageRef, NotModified, Outcomes
 
 if TYPE_CHECKING:
@@ -48,6 +48,20 @@ WRITE_WAIT_S = 1.0
 """a transaction holds up to 512 images, or those of one second: what kill -9 can cost"""
 DRAIN_S = 8.0
 """work after a request to stop; with the last batch and commit it stays under 10 s"""
+
+
+class Encoder(Protocol):
+    """A model on one device.
+
+    `encode_images` takes uint8 [N, H, W, 3] with N up to `batch_size` at the time, and gives float32 [N, D], a row
+    of NaN where there is no usable vector; `threads` threads at once keep the device busy. Raises DeviceLostError.
+    """
+
+    device: str
+    batch_size: int
+    threads: int
+
+    def encode_images(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]: ...
 
 
 class Fetcher(Protocol):
@@ -76,15 +90,15 @@ class Stages:
     """The work of each stage.
 
     `find_known` tells which SHA-256 sums have a vector already. `decode` runs in several threads and raises
-    DecodeError. `encode` takes uint8 [N, H, W, 3] with N up to what `batch_size` says at the time, and gives float32
-    [N, D], a row of NaN where there is no usable vector. `write` commits outcomes and returns what it could write.
+    DecodeError. `encoders` are asked for when there is something to encode; until then `batch_size` tells how many
+    images they will take at once. `write` commits outcomes and returns what it could write.
     """
 
     open_fetcher: Callable[[], AbstractAsyncContextManager[Fetcher]]
     find_known: Callable[[Sequence[bytes]], set[bytes]]
     decode: Callable[[Fetched], Decoded]
     batch_size: Callable[[], int]
-    encode: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+    encoders: Callable[[], Sequence[Encoder]]
     write: Callable[[Outcomes], Outcomes]
 
 
@@ -116,22 +130,15 @@ class LocalEngine:
 
         Raises what a stage raised that is no ItemError, and BreakerError; what was committed before stays.
         """
-        # daemons: a second Ctrl-C must end the process even while one of them is inside torch
-        threads = [
-            threading.Thread(target=self._guard, args=(target, *arguments), name=name, daemon=True)
-            for name, target, *arguments in (
+        self._run_in_threads(
+            [
                 ("fetch", self._fetch_all, iter(work)),
                 ("look up", self._look_up_all),
                 ("decode", self._decode_all),
                 ("encode", self._encode_all),
                 ("write", self._write_all),
-            )
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(0.2)  # in slices, so that signal handlers run
+            ]
+        )
         if self._error is not None:
             raise self._error
         if not self._stop.is_asked():
@@ -147,6 +154,19 @@ class LocalEngine:
             with self._error_lock:
                 self._error = self._error or error
             self._aborted.set()
+
+    def _run_in_threads(self, targets: Iterable[tuple[Any, ...]]) -> None:
+        """Each (name, target, *arguments) in a thread of its own; waits for all of them."""
+        # daemons: a second Ctrl-C must end the process even while one of them is inside torch
+        threads = [
+            threading.Thread(target=self._guard, args=(target, *arguments), name=name, daemon=True)
+            for name, target, *arguments in targets
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(0.2)  # in slices, so that signal handlers run
 
     # ---- fetch: an event loop in a thread
 
@@ -235,14 +255,7 @@ class LocalEngine:
     # ---- decode: as many threads as there are cores for it
 
     def _decode_all(self) -> None:
-        workers = [
-            threading.Thread(target=self._guard, args=(self._decode_some,), name=f"decode {number}", daemon=True)
-            for number in range(self._decode_threads)
-        ]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
+        self._run_in_threads([(f"decode {number}", self._decode_some) for number in range(self._decode_threads)])
         self._decoded.close()
 
     def _decode_some(self) -> None:
@@ -263,18 +276,42 @@ class LocalEngine:
             failure = _failure(failed.image, stage, error, self._unforeseen)
             self._outcomes.put(replace(failure, etag=failed.etag, last_modified=failed.last_modified))
 
-    # ---- encode: the device
+    # ---- encode: the devices
 
     def _encode_all(self) -> None:
-        while batch := self._decoded.receive_many(self._stages.batch_size(), wait_s=BATCH_WAIT_S):
+        if self._decoded.wait():
+            self._devices = list(self._stages.encoders())
+            self._run_in_threads(
+                [
+                    (f"encode {encoder.device} {number}", self._encode_some, encoder)
+                    for encoder in self._devices
+                    for number in range(encoder.threads)
+                ]
+            )
+        self._outcomes.close()
+
+    def _encode_some(self, encoder: Encoder) -> None:
+        while batch := self._decoded.receive_many(encoder.batch_size, wait_s=BATCH_WAIT_S):
             if self._stop.overdue(DRAIN_S):
                 continue  # undone, not failed: the next run encodes them
             pixels = np.stack([decoded.pixels for decoded in batch])
             with self._progress.stage("encode"):
-                vectors = self._stages.encode(pixels)
+                vectors, encoder = self._encode(pixels, encoder)
             for decoded, vector in zip(batch, vectors, strict=True):
                 self._judge(decoded, vector)
-        self._outcomes.close()
+
+    def _encode(self, pixels: NDArray[np.uint8], encoder: Encoder) -> tuple[NDArray[np.float32], Encoder]:
+        """The vectors, and the encoder to go on with: another one when the device of this one is lost."""
+        while True:
+            try:
+                return encoder.encode_images(pixels), encoder
+            except DeviceLostError as error:
+                others = [other for other in self._devices if other.device != encoder.device]
+                self._devices = others
+                if not others:
+                    raise
+                logger.warning("%s; going on without it", error.message)
+                encoder = others[0]
 
     def _judge(self, decoded: Decoded, vector: NDArray[np.float32]) -> None:
         """Let only finite vectors of unit length through (law 5)."""

@@ -27,13 +27,26 @@ class Placement:
     batch_size: int
 
 
-def choose_placement(settings: ModelSettings) -> Placement:
-    """What the settings ask for, and the best that is here for what they leave open.
+def choose_placements(settings: ModelSettings) -> tuple[Placement, ...]:
+    """What the settings ask for, and the best that is here for what they leave open: one for each device.
 
     Raises:
         ModelError: there is no such device here.
     """
-    device = choose_device(settings.device)
+    if settings.device == "all":
+        devices = _all_devices()
+    else:
+        devices = [choose_device(name) for name in settings.device.split(",")]
+    return tuple(_place(settings, device) for device in devices)
+
+
+def _all_devices() -> list[str]:
+    import torch
+
+    return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or [choose_device("auto")]
+
+
+def _place(settings: ModelSettings, device: str) -> Placement:
     return Placement(
         device=device,
         precision=choose_precision(settings.precision, device),

@@ -1,4 +1,7 @@
-"""Pixels and text → unit vectors, on one device in one precision. Used from one thread at a time.
+"""Pixels and text → unit vectors, on one device in one precision.
+
+Several threads may encode images on one device: on CUDA each has a stream of its own, so that the copies of one
+batch go on beside the forward pass of another.
 
 The forward pass is transformers' own with its scaled-dot-product attention; its rates are in
 benchmarks/results/encode.json. Eager attention, channels-last weights, flushed denormals and torch.compile were
@@ -9,12 +12,14 @@ start.
 from __future__ import annotations
 
 import logging
+import threading
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.errors import ModelError
-from pipeline.models.device import choose_placement
+from pipeline.errors import DeviceLostError, ModelError
+from pipeline.models.device import choose_placements
 from pipeline.models.folder import has_tokenizer
 from pipeline.models.preprocess import read_preprocess
 from pipeline.models.registry import model_name
@@ -26,6 +31,7 @@ from pipeline.records import ModelSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     import torch
@@ -45,6 +51,7 @@ class Encoder:
 
     `reference` is the unit vector float32 [D] of the self-test's image, from this model in fp32 on the CPU.
     `batch_size` is how many images to hand over at once: it shrinks when the device's memory does not suffice.
+    `threads` is how many of the caller's threads keep the device busy.
     """
 
     def __init__(
@@ -56,31 +63,51 @@ class Encoder:
         self.device = placement.device
         self.precision = placement.precision
         self.batch_size = placement.batch_size
+        self.threads = 2 if placement.device.startswith("cuda") else 1
         self.reference = reference
         self._folder = folder
         self._dtype: torch.dtype = getattr(torch, _DTYPES[placement.precision])
-        self._model = model.to(device=placement.device, dtype=self._dtype)
+        self._model = _move(model, placement.device, self._dtype)
         self._normalizer = Normalizer(spec.preprocess, device=placement.device)
         self._tokenizer: Tokenizer | None = None
+        self._exact: Any = None
+        self._lock = threading.Lock()
+        self._streams = threading.local()
+
+    def replicate(self, placement: Placement) -> Encoder:
+        """The same model once more, for another device. Raises ModelError."""
+        return Encoder(
+            load_model(self._folder),
+            spec=self.spec,
+            folder=self._folder,
+            placement=placement,
+            reference=self.reference,
+        )
 
     def encode_images(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Unit vectors float32 [N, D] of uint8 pixels [N, H, W, 3], as `images/` makes them; waits for the device.
 
-        A row for which the model gives no usable vector (not finite, or zero) is NaN throughout, so that the
-        caller can fail this image alone.
+        What half precision gives no usable vector for is encoded again in fp32. A row for which the model gives
+        none at all (not finite, or zero) is NaN throughout, so that the caller can fail this image alone.
 
         Raises:
+            DeviceLostError: the device has failed, and will again.
             ModelError: not even one image fits into the device's memory.
         """
-        import torch
+        vectors = self.encode_once(pixels)
+        if self.precision != "fp32" and (is_bad := np.isnan(vectors).all(axis=1)).any():
+            vectors[is_bad] = self._encode_exactly(pixels[is_bad])
+        return vectors
 
+    def encode_once(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The same in the precision of this encoder and no other."""
         if len(pixels) == 0:
             return np.empty((0, self.spec.dims), dtype=np.float32)
         try:
-            with torch.inference_mode():
-                return unit_rows(image_features(self._model, self._normalizer(pixels).to(self._dtype)))
+            return self._forward(self._model, pixels, self._dtype)
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
+                self._raise_if_lost(error)
                 raise
             if len(pixels) <= 1:
                 raise ModelError(
@@ -89,6 +116,46 @@ class Encoder:
                 ) from error
         # outside the handler, which keeps the failed batch's tensors alive
         return self._encode_halves(pixels)
+
+    def _forward(self, model: Any, pixels: NDArray[np.uint8], dtype: torch.dtype) -> NDArray[np.float32]:
+        import torch
+
+        with torch.inference_mode(), self._stream():
+            return unit_rows(image_features(model, self._normalizer(pixels).to(dtype)))
+
+    def _stream(self) -> AbstractContextManager[Any]:
+        """On CUDA, a stream of the calling thread."""
+        import torch
+
+        if not self.device.startswith("cuda"):
+            return nullcontext()
+        if not hasattr(self._streams, "own"):
+            new_stream: Any = torch.cuda.Stream  # untyped in some releases of torch
+            self._streams.own = new_stream(self.device)
+        return torch.cuda.stream(self._streams.own)
+
+    def _encode_exactly(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """In fp32, image by image: they are few, and the memory is full of the model in half precision."""
+        import torch
+
+        with self._lock:
+            if self._exact is None:
+                logger.warning(
+                    "%d images of a batch have no finite vector in %s and are encoded in fp32, as others will be; if "
+                    "they are many, --precision bf16 or fp32 is faster",
+                    len(pixels),
+                    self.precision,
+                )
+                self._exact = _move(load_model(self._folder), self.device, torch.float32)
+            return np.concatenate([self._forward(self._exact, row[None], torch.float32) for row in pixels])
+
+    def _raise_if_lost(self, error: RuntimeError) -> None:
+        if "CUDA error" in str(error):
+            raise DeviceLostError(
+                f"device {self.device} has failed: {brief(error)}",
+                hint="look at nvidia-smi and dmesg; the same command goes on where this one ended, on another device "
+                "with --device",
+            ) from error
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Unit vectors float32 [N, D] of texts, in the space of the images; a text too long is cut.
@@ -140,7 +207,7 @@ class Encoder:
         if half < self.batch_size:
             logger.warning("out of memory on %s with %d images: going on with %d", self.device, len(pixels), half)
             self.batch_size = half
-        return np.concatenate([self.encode_images(pixels[:half]), self.encode_images(pixels[half:])])
+        return np.concatenate([self.encode_once(pixels[:half]), self.encode_once(pixels[half:])])
 
 
 class Normalizer:
@@ -162,12 +229,15 @@ class Normalizer:
         if pixels.dtype != np.uint8 or pixels.shape[1:] != self._shape:
             raise ValueError(f"pixels are {pixels.dtype} {pixels.shape}, expected uint8 [N, *{self._shape}]")
         # bytes move to the device, a quarter of what fp32 takes; torch warns of arrays it may not write
-        raw = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).to(self._device)
+        raw = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
+        if self._device.startswith("cuda"):
+            raw = raw.pin_memory()  # only from there a copy goes on beside the forward pass
+        raw = raw.to(self._device, non_blocking=True)
         return raw.permute(0, 3, 1, 2) * self._scale + self._shift
 
 
 def load_encoder(settings: ModelSettings, *, registered_revision: str | None = None) -> Encoder:
-    """Find, load and place a model.
+    """Find, load and place a model, on the first of several devices.
 
     `registered_revision` is the revision that the database has for it (see `find_model`).
 
@@ -176,7 +246,7 @@ def load_encoder(settings: ModelSettings, *, registered_revision: str | None = N
         ModelError: the model cannot be had, or cannot be used here.
     """
     name = model_name(settings)
-    placement = choose_placement(settings)
+    placement = choose_placements(settings)[0]
     files = find_model(settings, registered_revision=registered_revision)
     model = load_model(files.folder)
     preprocess = read_preprocess(files.folder, model_type=model.config.model_type)
@@ -215,6 +285,18 @@ def _encode_reference(folder: Path, model: Any, preprocess: PreprocessSpec) -> N
     return vector
 
 
+def _move(model: Any, device: str, dtype: torch.dtype) -> Any:
+    try:
+        return model.to(device=device, dtype=dtype)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"the model does not fit into the memory of {device}: {brief(error)}",
+            hint="free its memory, take a smaller model, or use --device cpu",
+        ) from error
+
+
 def image_features(model: Any, pixel_values: torch.Tensor) -> torch.Tensor:
     """The image features [N, D] before normalisation, of either kind of model."""
     if hasattr(model, "get_image_features"):
@@ -245,7 +327,7 @@ def _features(output: Any) -> torch.Tensor:
     return output
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: RuntimeError) -> bool:
     import torch
 
     # MPS and the CPU's allocator raise a bare RuntimeError

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import ModelError
 from pipeline.models import folder as model_folder
-from pipeline.models.device import choose_device, choose_placement
+from pipeline.models.device import choose_device, choose_placements
 from pipeline.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def see_hardware() -> Hardware:
         try:
             import torch
 
-            placement = choose_placement(ModelSettings())
+            [placement] = choose_placements(ModelSettings())
         except (ImportError, OSError, RuntimeError) as error:
             # OSError: a shared library that is missing; RuntimeError: a driver that gives up
             raise ModelError(

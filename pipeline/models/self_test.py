@@ -35,8 +35,8 @@ def self_test(encoder: Encoder) -> None:
     image = draw_test_image(encoder.spec.preprocess)
     rows = min(encoder.batch_size, _CPU_ROWS) if encoder.device == "cpu" else encoder.batch_size
     others = [np.roll(image, shift=row + 1, axis=1) for row in range(rows - 1)]
-    _check(encoder, encoder.encode_images(image[None])[0], "alone")
-    _check(encoder, encoder.encode_images(np.stack([*others, image]))[-1], f"in a batch of {rows}")
+    _check(encoder, encoder.encode_once(image[None])[0], "alone")
+    _check(encoder, encoder.encode_once(np.stack([*others, image]))[-1], f"in a batch of {rows}")
 
 
 def draw_test_image(preprocess: PreprocessSpec) -> NDArray[np.uint8]:

@@ -300,7 +300,12 @@ def test_questions_that_cannot_be_answered(catvec: Catvec, unchanged: Healthy, t
             'filter key "price" is 3, expected {"min": number, "max": number}, either or both',
             None,
         ),
-        (["search", "red", "--device", "gpu"], 2, "--device is 'gpu', expected auto, cuda, cuda:N, mps or cpu", None),
+        (
+            ["search", "red", "--device", "gpu"],
+            2,
+            "--device is 'gpu', expected auto, all, cuda, cuda:N, mps or cpu",
+            "several with commas, such as --device cuda:0,cuda:1",
+        ),
         (
             ["models", "activate", "old"],
             1,

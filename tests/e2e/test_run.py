@@ -7,6 +7,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import psycopg
 import pytest
 
@@ -177,6 +178,21 @@ def test_a_second_model_fills_its_table_beside_the_first(
     assert query(database_url, VECTORS) != before
     pinned = catvec("similar", "P0001", "--model", "old", "--db", database_url, "--json")
     assert len(pinned.json()["hits"]) == 10
+
+
+def test_several_devices_give_the_vectors_of_one(
+    catvec: Catvec, shop_catalog: ShopCatalog, tiny_clip: Path, database_url: str, empty_database_url: str
+) -> None:
+    options = ("--model", tiny_clip, "--allow-private-hosts", "--json", "--precision", "fp32", "--batch-size", "4")
+    command = ("run", shop_catalog(40), *options)
+    assert catvec(*command, "--db", database_url, "--device", "cpu").code == 0
+
+    summary = catvec(*command, "--db", empty_database_url, "--device", "cpu,cpu").json()
+
+    assert (summary["embedded"], summary["device"], summary["batch_size"]) == (40, "cpu, cpu", 4)
+    numbers = "SELECT embedding::vector::real[] FROM catvec.image_embeddings ORDER BY product_id"
+    one, two = (np.array(query(url, numbers))[:, 0] for url in (database_url, empty_database_url))
+    np.testing.assert_allclose(two, one, atol=1e-3)  # a last bit of 16
 
 
 def test_a_model_without_text_says_so(

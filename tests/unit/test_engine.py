@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import sys
 import threading
 import time
 from collections import Counter
@@ -18,7 +19,7 @@ from pipeline.engine import local, window
 from pipeline.engine.breaker import Breaker
 from pipeline.engine.local import LocalEngine, Stages
 from pipeline.engine.stop import Stop
-from pipeline.errors import BreakerError, DecodeError, FetchError
+from pipeline.errors import BreakerError, DecodeError, DeviceLostError, FetchError
 from pipeline.progress import Progress
 from pipeline.records import Content, Decoded, Failure, Fetched, ImageRef, Outcomes
 
@@ -34,6 +35,24 @@ BROKEN, POOR, STRANGE = b"broken", b"poor", b"strange"
 
 def nothing(*_: object) -> None:
     """The default hook."""
+
+
+@dataclass
+class Device:
+    """One of a workshop's devices; from batch number `lost_at` on it fails."""
+
+    shop: Workshop
+    device: str
+    batch_size: int
+    threads: int = 1
+    lost_at: int = sys.maxsize
+    batches: int = 0
+
+    def encode_images(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.batches += 1
+        if self.batches > self.lost_at:
+            raise DeviceLostError(f"device {self.device} has failed: CUDA error: unspecified launch failure")
+        return self.shop.encode(pixels)
 
 
 @dataclass
@@ -140,13 +159,14 @@ class Workshop:
         window: int = 40,
         batch_size: int = 8,
         max_failure_rate: float = 1.0,
+        devices: Sequence[Device] = (),
     ) -> None:
         stages = Stages(
             open_fetcher=lambda: self,
             find_known=self.find_known,
             decode=self.decode,
             batch_size=lambda: batch_size,
-            encode=self.encode,
+            encoders=lambda: devices or [Device(self, "cpu", batch_size)],
             write=self.write,
         )
         engine = LocalEngine(
@@ -283,6 +303,38 @@ def test_a_batch_is_never_larger_than_asked_for() -> None:
 
     assert max(shop.batches) <= 8
     assert sum(shop.batches) == 100
+
+
+def test_every_device_gets_its_share() -> None:
+    shop = Workshop({number: b"image %d" % number for number in range(200)}, on_encode=lambda: time.sleep(0.01))
+    devices = [Device(shop, "cuda:0", 8, threads=2), Device(shop, "cuda:1", 4)]
+
+    shop.run(devices=devices)
+
+    assert Counter(shop.fates().values()) == {"embedded": 200}
+    assert sum(shop.batches) == 200
+    assert max(shop.batches) <= 8
+    assert all(device.batches > 5 for device in devices)
+
+
+def test_a_device_that_is_lost_leaves_its_batch_to_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    shop = Workshop({number: b"image %d" % number for number in range(200)})
+    devices = [Device(shop, "cuda:0", 8, threads=2, lost_at=3), Device(shop, "cuda:1", 8)]
+
+    shop.run(devices=devices)
+
+    assert Counter(shop.fates().values()) == {"embedded": 200}
+    assert "device cuda:0 has failed: CUDA error: unspecified launch failure; going on without it" in caplog.text
+
+
+def test_the_last_device_that_is_lost_ends_the_run_and_keeps_what_is_done() -> None:
+    shop = Workshop({number: b"image %d" % number for number in range(200)})
+
+    with pytest.raises(DeviceLostError, match="device cuda:1 has failed"):
+        shop.run(devices=[Device(shop, "cuda:0", 8, lost_at=2), Device(shop, "cuda:1", 8, lost_at=6)])
+
+    assert len(shop.fates()) <= 8 * 8
+    assert engine_threads() == []
 
 
 def test_no_work_is_no_error() -> None:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from benchmarks.random_model import draw_photos
-from pipeline.errors import ModelError
+from pipeline.errors import DeviceLostError, ModelError
+from pipeline.models.device import choose_placements
 from pipeline.models.encoder import Encoder, load_encoder
 from pipeline.models.self_test import self_test
 from pipeline.models.source import find_model
@@ -102,6 +103,59 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(tiny_clip: Path, caplog
     limit = 0
     with pytest.raises(ModelError, match="one image does not fit into the memory of cpu: CUDA out of memory"):
         encoder.encode_images(pixels)
+
+
+@pytest.fixture
+def narrow(tiny_clip: Path, tmp_path: Path) -> Path:
+    """A model whose numbers are too large for 16 bits when an image is all white."""
+    import torch
+    from transformers import CLIPModel
+
+    model = CLIPModel.from_pretrained(tiny_clip)
+    patches = model.vision_model.embeddings.patch_embedding
+    white = torch.full((1, 3, 64, 64), 2.0)  # what white is after the normalisation, about
+    with torch.no_grad():
+        patches.weight *= 4 * torch.finfo(torch.float16).max / patches(white).abs().max()
+    folder = tmp_path / "narrow"
+    shutil.copytree(tiny_clip, folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_what_half_precision_cannot_hold_is_encoded_in_fp32(narrow: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dim = draw_photos(count=3, size=64) // 64 + 115
+    pixels = np.concatenate([dim[:2], np.full((1, 64, 64, 3), 255, np.uint8), dim[2:]])
+    exact = load(narrow, precision="fp32").encode_images(pixels)
+    half = load(narrow, precision="fp16")
+
+    assert np.isnan(half.encode_once(pixels)).all(axis=1).tolist() == [False, False, True, False]
+    vectors = half.encode_images(pixels)
+
+    assert (vectors * exact).sum(axis=1).min() > 0.999
+    np.testing.assert_allclose(vectors[2], exact[2], atol=1e-5)
+    assert "1 images of a batch have no finite vector in fp16 and are encoded in fp32" in caplog.text
+
+
+def test_a_device_that_fails_is_told_from_a_mistake(tiny_clip: Path) -> None:
+    encoder = load(tiny_clip)
+
+    def fail(_module: Any, _arguments: Any) -> None:
+        raise RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be reported later")
+
+    encoder._model.visual_projection.register_forward_pre_hook(fail)
+    with pytest.raises(DeviceLostError, match="device cpu has failed: CUDA error: unspecified launch failure"):
+        encoder.encode_images(draw_photos(count=2, size=64))
+
+
+def test_a_replica_gives_the_same_vectors(tiny_clip: Path) -> None:
+    encoder = load(tiny_clip, precision="fp32")
+    [placement] = choose_placements(ModelSettings(device="cpu", precision="fp32"))
+    pixels = draw_photos(count=3, size=64)
+
+    replica = encoder.replicate(placement)
+
+    np.testing.assert_array_equal(replica.encode_images(pixels), encoder.encode_images(pixels))
+    assert replica._model is not encoder._model
 
 
 def test_other_runtime_errors_are_not_taken_for_lack_of_memory(tiny_clip: Path) -> None:

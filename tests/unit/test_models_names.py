@@ -191,7 +191,7 @@ def test_the_fingerprint_follows_every_setting(tmp_path: Path) -> None:
 
 
 def test_words_that_are_no_device_or_precision_are_refused() -> None:
-    with pytest.raises(ConfigError, match="--device is 'gpu', expected auto, cuda, cuda:N, mps or cpu"):
+    with pytest.raises(ConfigError, match="--device is 'gpu', expected auto, all, cuda, cuda:N, mps or cpu"):
         ModelSettings(device="gpu")
     with pytest.raises(ConfigError, match="--precision is 'half', expected auto, fp32, bf16, fp16"):
         ModelSettings(precision="half")
@@ -211,6 +211,8 @@ def test_a_device_that_is_not_here_names_the_cure() -> None:
 
 
 def test_a_placement_takes_what_is_asked_for() -> None:
-    placement = device.choose_placement(ModelSettings(device="cpu", precision="fp32"))
+    [placement] = device.choose_placements(ModelSettings(device="cpu", precision="fp32"))
     assert (placement.device, placement.precision, placement.batch_size) == ("cpu", "fp32", 32)
-    assert device.choose_placement(ModelSettings(device="cpu", batch_size=7)).batch_size == 7
+    placements = device.choose_placements(ModelSettings(device="cpu,cpu", batch_size=7))
+    assert [(placement.device, placement.batch_size) for placement in placements] == [("cpu", 7), ("cpu", 7)]
+    assert len(device.choose_placements(ModelSettings(device="all"))) >= 1
