@@ -53,7 +53,10 @@ def encode_work(
         decode_threads=settings.decode_threads or _usable_cores(),
     )
     with progress.stage("images"), stop.draining():
-        engine.run(work)
+        try:
+            engine.run(work)
+        finally:
+            on_demand.remember()
 
 
 def _open_fetcher(settings: RunSettings) -> AbstractAsyncContextManager[Fetcher]:

@@ -237,7 +237,7 @@ def _encode_missing(job: _Job, work: WorkCount, scope: Scope, *, moved: int) -> 
     if not work.to_do:
         return
     if work.missing > moved and not job.stop.is_asked():
-        job.on_demand.load()  # while nothing is under way: it will surely be needed, and may fail
+        job.on_demand.prepare(work.missing - moved)  # while nothing is under way: it may fail
     shown = job.feeder.run(partial(_shown_beside, job))
     encode_work(
         read_work(job.feeder, job.model, scope, work),

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 UNLOADED_BATCH = 32
 """images of a batch before the model, and so its device, is known: what a CPU takes"""
+WORTH_TRYING = 10_000
+"""images for which several batch sizes are tried, once: on a CPU that takes as long as 360 of them"""
 
 
 class ModelOnDemand:
@@ -28,7 +30,10 @@ class ModelOnDemand:
     def __init__(self, settings: RunSettings, stored: StoredModel | None, progress: Progress) -> None:
         """Raises ModelError for a model that cannot be found; one that the database does not know is loaded at
         once."""
+        from pipeline.models.batch import BatchSizes
+
         self._settings = settings
+        self._batch_sizes = BatchSizes(settings.home / "batch_sizes.json" if settings.home else None)
         self._stored = stored
         self._progress = progress
         self._encoder: Encoder | None = None
@@ -37,23 +42,21 @@ class ModelOnDemand:
         self.spec = self._known_spec() or self.load().spec
 
     def load(self) -> Encoder:
-        """The encoder, tested on this device. Raises ModelError and ConfigError."""
+        """The encoder on the first device, tested there. Raises ModelError and ConfigError."""
         from pipeline.models.encoder import load_encoder
-        from pipeline.models.self_test import self_test
 
         with self._lock:
             if self._encoder is None:
                 with self._progress.stage("model"):
                     revision = self._stored.revision if self._stored else None
                     encoder = load_encoder(self._settings.model, registered_revision=revision)
-                    self_test(encoder)
+                    self._make_ready(encoder)
                 self._encoder = encoder
             return self._encoder
 
     def encoders(self) -> list[Encoder]:
         """One encoder for each device. Raises ModelError and ConfigError."""
         from pipeline.models.device import choose_placements
-        from pipeline.models.self_test import self_test
 
         first = self.load()
         with self._lock:
@@ -61,9 +64,41 @@ class ModelOnDemand:
                 with self._progress.stage("model"):
                     others = [first.replicate(place) for place in choose_placements(self._settings.model)[1:]]
                     for encoder in others:
-                        self_test(encoder)
+                        self._make_ready(encoder)
                 self._others = others
             return [first, *self._others]
+
+    def prepare(self, images: int) -> None:
+        """Load the model for so many images that will surely be encoded, and find the batch size that suits them.
+
+        Raises ModelError and ConfigError.
+        """
+        from pipeline.models.batch import find_batch_size
+
+        encoders = self.encoders()
+        if self._settings.model.batch_size or images < WORTH_TRYING:
+            return
+        with self._progress.stage("model"):
+            for encoder in encoders:
+                if (known := self._batch_sizes.recall(encoder)) is None:
+                    find_batch_size(encoder)
+                    self._batch_sizes.remember(encoder)
+                else:
+                    encoder.batch_size = known
+
+    def remember(self) -> None:
+        """Keep in mind for later runs which batches did not fit into a device's memory."""
+        for encoder in self.loaded:
+            known = self._batch_sizes.recall(encoder)
+            if known is not None and encoder.batch_size < known:
+                self._batch_sizes.remember(encoder)
+
+    def _make_ready(self, encoder: Encoder) -> None:
+        from pipeline.models.self_test import self_test
+
+        if not self._settings.model.batch_size:
+            encoder.batch_size = self._batch_sizes.recall(encoder) or encoder.batch_size
+        self_test(encoder)
 
     @property
     def loaded(self) -> list[Encoder]:

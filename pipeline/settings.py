@@ -143,6 +143,8 @@ class RunSettings:
         "share of the last 100 images that may fail, 0 to 1, before the run takes their servers for down and stops",
     )
     build_index: bool = setting(True, "have an HNSW index after the run")
+    home: Path | None = None
+    """where catvec keeps what it measured once on this machine; no option of its own"""
     storage: str | None = setting(
         None, "halfvec (16 bits a number) or vector (32 bits) for a new model's table; else halfvec, or as it is"
     )

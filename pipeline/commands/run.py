@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.commands.live import beside, progress_shown, signals_stop
-from pipeline.commands.options import Database, Home, Json, open_database, place_of, take, with_settings
+from pipeline.commands.options import Database, Home, Json, home_of, open_database, place_of, take, with_settings
 from pipeline.commands.outcome import exit_code_of, metrics_of_failure, write_metrics_file
 from pipeline.commands.terminal import print_json, print_table, say, say_error
 from pipeline.durations import parse_duration
@@ -116,7 +116,7 @@ def run(
 
     Run it again at any time: it goes on where it stopped, and does only what is missing.
     """
-    settings = _take_settings(options)
+    settings = _take_settings(options, home)
     longest = parse_duration(max_runtime) if max_runtime else None
     limits = Limits(wait=parse_duration(wait), max_runtime=longest, tolerated=tolerate_failures)
     if dry_run:
@@ -134,11 +134,11 @@ def run(
 @with_settings(CatalogSettings, FetchSettings, DecodeSettings, ModelSettings, RunSettings)
 def plan(db: Database = None, home: Home = None, json: Json = False, **options: Any) -> None:
     """Show what a run would do with a catalog: what is new, changed, moved, due or gone. Writes nothing."""
-    show_plan(_take_settings(options), db=db, home=home, as_json=json)
+    show_plan(_take_settings(options, home), db=db, home=home, as_json=json)
 
 
-def _take_settings(options: dict[str, Any]) -> RunSettings:
-    return take(
+def _take_settings(options: dict[str, Any], home: Path | None) -> RunSettings:
+    settings = take(
         RunSettings,
         options,
         catalog=take(CatalogSettings, options),
@@ -146,6 +146,7 @@ def _take_settings(options: dict[str, Any]) -> RunSettings:
         decode=take(DecodeSettings, options),
         model=take(ModelSettings, options),
     )
+    return replace(settings, home=home_of(home))
 
 
 def run_catalog(

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from pipeline.settings import ModelSettings
 
 # CPU: the fastest of 1, 8, 16, 32 and 64 with ViT-B/32 (benchmarks/results/encode.json), and a batch of 32 in
-# flight costs little to repeat. CUDA and MPS are not measured: enough to fill the device with ViT-B/32; the
-# encoder halves it when the memory does not suffice.
+# flight costs little to repeat. CUDA and MPS are not measured: where a long run begins, before it tries which batch
+# suits the device (`batch`).
 _BATCH_SIZES = {"cpu": 32, "cuda": 256, "mps": 64}
 
 
