@@ -48,7 +48,7 @@ _PLUGINS: Final[Mapping[str, type[ImageFile.ImageFile]]] = {
     sniff.BMP: BmpImageFile,
 }
 
-_ORIENTATION_TAG = 0x0112
+ORIENTATION_TAG = 0x0112
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def _decode(data: bytes, spec: PreprocessSpec, settings: DecodeSettings) -> tupl
 
 def _read(image: ImageFile.ImageFile, spec: PreprocessSpec, settings: DecodeSettings) -> _Upright:
     width, height = image.size
-    _check_size(width, height, settings)
+    check_size(width, height, settings)
     turn = _turn(image) if isinstance(image, JpegImageFile) else None
     drafted = image.draft(None, _least_size(spec, turn)) if settings.reduced else None
     image.load()
@@ -150,7 +150,7 @@ def _turned(box: Box, size: tuple[int, int], turn: _Turn) -> Box:
     return left, top, left + box[2 + across], top + box[2 + down]
 
 
-def _check_size(width: int, height: int, settings: DecodeSettings) -> None:
+def check_size(width: int, height: int, settings: DecodeSettings) -> None:
     if width < 1 or height < 1:
         raise DecodeError("undecodable", f"the image says it has {width} × {height} pixels, expected at least 1 × 1")
     if width * height > settings.max_pixels:
@@ -163,7 +163,7 @@ def _check_size(width: int, height: int, settings: DecodeSettings) -> None:
 def _turn(image: Image.Image) -> _Turn | None:
     """Give what puts the image upright by its EXIF or XMP; a broken block is ignored, its pixels may be good."""
     try:
-        return _TURNS.get(image.getexif().get(_ORIENTATION_TAG))
+        return _TURNS.get(image.getexif().get(ORIENTATION_TAG))
     except Exception:  # noqa: BLE001 - a decoder: the same zoo of exceptions as from the rest of a hostile file
         return None
 

@@ -1,0 +1,161 @@
+"""JPEG files → pixels on a CUDA device, many at a time: decoded by nvJPEG, turned upright, resized and cropped there.
+
+What nvJPEG is not made for (other formats, CMYK) and what it refuses goes to Pillow, one by one, with Pillow's words
+about it. The device computes in 32-bit floats and rounds once, Pillow rounds after each of its two passes, so pixels
+differ by 1 here and there. Needs torchvision with CUDA (extra `gpu`).
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol
+
+import numpy as np
+from PIL.JpegImagePlugin import JpegImageFile
+
+from pipeline.errors import ConfigError
+from pipeline.images import sniff
+from pipeline.images.decode import ORIENTATION_TAG, check_size, decode
+from pipeline.images.resize import resized_size
+from pipeline.records import Decoded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import torch
+    from numpy.typing import NDArray
+
+    from pipeline.records import Fetched, PreprocessSpec
+    from pipeline.settings import DecodeSettings
+
+logger = logging.getLogger(__name__)
+
+BATCH: Final = 64
+"""files handed to the device at once"""
+
+_MODES: Final = {2: "bilinear", 3: "bicubic"}
+"""Pillow's resampling filters by what torch calls them"""
+
+# by EXIF orientation: quarter turns against the clock, then mirrored left to right
+_TURNS: Final = {2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False), 7: (1, True), 8: (1, False)}
+
+
+class DecodeJpegs(Protocol):
+    """Bytes of JPEG files → uint8 [3, H, W] each, on the device. Raises RuntimeError when it refuses one of them."""
+
+    def __call__(self, files: Sequence[bytes]) -> list[torch.Tensor]: ...
+
+
+def open_nvjpeg(device: str) -> DecodeJpegs | None:
+    """nvJPEG on this device; None where there is no CUDA device, or no torchvision with it."""
+    import torch
+
+    if not device.startswith("cuda"):
+        return None
+    try:
+        from torchvision.io import ImageReadMode, decode_jpeg
+    except (ImportError, RuntimeError, OSError) as error:  # built for another torch, it fails while it is imported
+        logger.debug("no GPU decoding: %s", error)
+        return None
+
+    def decode_jpegs(files: Sequence[bytes]) -> list[torch.Tensor]:
+        raw = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in files]
+        found: list[torch.Tensor] = decode_jpeg(raw, mode=ImageReadMode.RGB, device=device)
+        return found
+
+    return decode_jpegs
+
+
+class NvJpegDecoder:
+    """Decodes for one model. Raises ConfigError when the model's preprocessing is none that the device can do."""
+
+    def __init__(self, decode_jpegs: DecodeJpegs, spec: PreprocessSpec, settings: DecodeSettings) -> None:
+        if not can_resize(spec):
+            raise ConfigError(
+                "--decoder is 'nvjpeg', but this model's images are resized in a way that only Pillow does",
+                hint="use --decoder auto",
+            )
+        self._decode_jpegs = decode_jpegs
+        self._spec = spec
+        self._settings = settings
+
+    def decode_many(self, files: Sequence[Fetched]) -> list[Decoded | Exception]:
+        """Decoded files, in their order; what is wrong with a file stands in its place."""
+        orientations = [_read_orientation(fetched.data, self._settings) for fetched in files]
+        chosen = [place for place, orientation in enumerate(orientations) if orientation is not None]
+        tensors = dict(zip(chosen, self._decode_each([files[place].data for place in chosen]), strict=True))
+        found: list[Decoded | Exception] = []
+        for place, (fetched, orientation) in enumerate(zip(files, orientations, strict=True)):
+            tensor = tensors.get(place)
+            if orientation is None or tensor is None:
+                found.append(attempt(partial(decode, fetched, self._spec, self._settings)))
+            else:
+                found.append(self._finish(fetched, orientation, tensor))
+        return found
+
+    def _decode_each(self, data: list[bytes]) -> list[torch.Tensor | None]:
+        """None for what the device refuses: one of them fails the whole call."""
+        if not data:
+            return []
+        try:
+            return list(self._decode_jpegs(data))
+        except RuntimeError:
+            if len(data) == 1:
+                return [None]
+        half = len(data) // 2
+        return self._decode_each(data[:half]) + self._decode_each(data[half:])
+
+    def _finish(self, fetched: Fetched, orientation: int, tensor: torch.Tensor) -> Decoded:
+        import torch
+
+        turns, is_mirrored = _TURNS.get(orientation, (0, False))
+        upright = torch.rot90(tensor, turns, dims=(1, 2))
+        if is_mirrored:
+            upright = upright.flip(2)
+        height, width = upright.shape[1:]
+        pixels = resize_and_crop_tensor(upright, self._spec)
+        return Decoded(content=fetched.content, width=width, height=height, pixels=pixels)
+
+
+def can_resize(spec: PreprocessSpec) -> bool:
+    """Whether the device can do what the model's processor does: two filters, and no padding."""
+    is_filled = spec.resize == "squash" or spec.resize_size >= max(spec.height, spec.width)
+    return spec.resample in _MODES and is_filled
+
+
+def resize_and_crop_tensor(image: torch.Tensor, spec: PreprocessSpec) -> NDArray[np.uint8]:
+    """`resize.resize_and_crop` on the device: uint8 [3, H, W] → uint8 [H, W, 3] in the host's memory."""
+    import torch
+
+    width, height = resized_size(image.shape[2], image.shape[1], spec)
+    resized = torch.nn.functional.interpolate(
+        image[None].float(), size=(height, width), mode=_MODES[spec.resample], antialias=True, align_corners=False
+    )
+    top, left = (height - spec.height) // 2, (width - spec.width) // 2
+    kept = resized[0, :, top : top + spec.height, left : left + spec.width].round().clamp(0, 255)
+    return np.ascontiguousarray(kept.to(torch.uint8).permute(1, 2, 0).cpu().numpy())
+
+
+def attempt(decode_one: Callable[[], Decoded]) -> Decoded | Exception:
+    """The image, or what is wrong with it."""
+    try:
+        return decode_one()
+    except Exception as error:  # noqa: BLE001 - the engine tells known errors from others
+        return error
+
+
+def _read_orientation(data: bytes, settings: DecodeSettings) -> int | None:
+    """How the image is turned, by EXIF; None for what is left to Pillow: no JPEG, CMYK, too large, or broken."""
+    if sniff.find_format(data) != sniff.JPEG:
+        return None
+    try:
+        image = JpegImageFile(io.BytesIO(data))
+        check_size(*image.size, settings)
+        orientation = image.getexif().get(ORIENTATION_TAG)
+    except Exception:  # noqa: BLE001 - hostile files make it raise anything; Pillow will say what is wrong
+        return None
+    if image.mode not in {"L", "RGB"}:
+        return None
+    return orientation if isinstance(orientation, int) else 1
