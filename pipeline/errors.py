@@ -5,6 +5,7 @@ CatvecError
 ├── CatalogError       the catalog as a whole cannot be read
 ├── ModelError         weights, identity or device of a model
 ├── StoreError         the database
+│   ├── AwayError      it did not come back in time
 │   └── LockedError    another run holds the lock
 ├── BreakerError       too many images fail: the network or a server is down
 └── ItemError          one catalog row or image; the only one a run survives
@@ -56,6 +57,10 @@ class ModelError(CatvecError):
 
 class StoreError(CatvecError):
     """The database cannot be reached or refuses what was asked."""
+
+
+class AwayError(StoreError):
+    """The database went away, or was too busy with others, and did not come back in time."""
 
 
 class LockedError(StoreError):
