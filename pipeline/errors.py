@@ -6,6 +6,7 @@ CatvecError
 ├── ModelError         weights, identity or device of a model
 │   └── DeviceLostError  a device that worked has failed
 ├── StoreError         the database
+│   ├── AwayError      it did not come back in time
 │   └── LockedError    another run holds the lock
 ├── BreakerError       too many images fail: the network or a server is down
 └── ItemError          one catalog row or image; the only one a run survives
@@ -61,6 +62,10 @@ class DeviceLostError(ModelError):
 
 class StoreError(CatvecError):
     """The database cannot be reached or refuses what was asked."""
+
+
+class AwayError(StoreError):
+    """The database went away, or was too busy with others, and did not come back in time."""
 
 
 class LockedError(StoreError):

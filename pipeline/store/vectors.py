@@ -7,31 +7,36 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
-from pgvector import HalfVector, Vector
 from psycopg import sql
 
 from pipeline.records import Failure, Outcomes
+from pipeline.store.wire import vector_array
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.records import ImageRef
+    from pipeline.records import Embedding, ImageRef
     from pipeline.store.connect import Connection, Session
     from pipeline.store.models import StoredModel
 
     Cursor = psycopg.Cursor[tuple]  # type: ignore[type-arg]
 
-# executemany in a pipeline sends everything in one round trip: 177 ms for 512 rows at 40 ms distance, against
-# 341 ms for COPY into a staging table and 21 s row by row. The same bytes give the same vector, so nothing is
-# ever rewritten here.
+# Two arrays for a whole transaction, the vectors as PostgreSQL keeps them: about twice the rate of executemany, and
+# that of COPY into a temporary table, which takes more round trips (benchmarks/results/write_path.json). unnest is
+# before FROM, because behind it the rows go through a temporary file. The same bytes give the same vector, so nothing
+# is ever rewritten here.
 INSERT_VECTORS = """
 INSERT INTO catvec_store.{table} (content_sha256, embedding, run_id)
-VALUES (%s, %s, %s)
+SELECT unnest(%b::bytea[]), unnest(%b), %s
     ON CONFLICT (content_sha256) DO NOTHING
 """
+
+# Images are found by their keys, one by one: for many at once the planner would rather read the whole table in each
+# transaction, which halves the rate at 30,000 images already. Ends with the transaction.
+BY_KEY = "SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)"
 
 UPDATE_IMAGES = """
 UPDATE catvec_store.images AS i
@@ -40,8 +45,8 @@ UPDATE catvec_store.images AS i
        width = CASE WHEN i.content_sha256 = n.sha256 THEN coalesce(n.width, i.width) ELSE n.width END,
        height = CASE WHEN i.content_sha256 = n.sha256 THEN coalesce(n.height, i.height) ELSE n.height END,
        changed_at = CASE WHEN i.content_sha256 <> n.sha256 THEN now() ELSE i.changed_at END
-  FROM unnest(%s::bigint[], %s::bytea[], %s::bigint[], %s::text[], %s::text[], %s::text[], %s::integer[],
-              %s::integer[])
+  FROM unnest(%b::bigint[], %b::bytea[], %b::bigint[], %b::text[], %b::text[], %b::text[], %b::integer[],
+              %b::integer[])
        AS n (image_id, sha256, size_bytes, mime, etag, last_modified, width, height)
  WHERE i.image_id = n.image_id
 """
@@ -120,7 +125,7 @@ def write_outcomes(
 ) -> Outcomes:
     """Write them in one transaction and return what was written. `shown` is the model that apps read, if another.
 
-    When the database refuses a vector, the rows are written one by one, and the refused ones become failures.
+    When the database refuses a vector, the rest is written all the same, and the refused ones become failures.
     """
     try:
         _commit(session, model, run_id, outcomes, shown)
@@ -129,17 +134,29 @@ def write_outcomes(
             outcomes = _refused(outcomes, error)
             _commit(session, model, run_id, outcomes, shown)
             return outcomes
-        return _write_singly(session, model, run_id, outcomes, shown)
+        return _write_halves(session, model, run_id, outcomes, shown)
     return outcomes
 
 
-def _write_singly(
+def _write_halves(
     session: Session, model: StoredModel, run_id: int, outcomes: Outcomes, shown: StoredModel | None
 ) -> Outcomes:
-    names = [entry.name for entry in fields(Outcomes)]
-    singles = [Outcomes(**{name: (item,)}) for name in names for item in getattr(outcomes, name)]
-    written = [write_outcomes(session, model, run_id, single, shown=shown) for single in singles]
-    return Outcomes(**{name: tuple(item for part in written for item in getattr(part, name)) for name in names})
+    """Close in on what is refused: 23 transactions for one row among 2,048."""
+    items = _by_kind(outcomes)
+    middle = len(items) // 2
+    halves = (_outcomes(items[:middle]), _outcomes(items[middle:]))
+    written = [write_outcomes(session, model, run_id, half, shown=shown) for half in halves]
+    return _outcomes([item for half in written for item in _by_kind(half)])
+
+
+def _by_kind(outcomes: Outcomes) -> list[tuple[str, Any]]:
+    return [(entry.name, item) for entry in fields(Outcomes) for item in getattr(outcomes, entry.name)]
+
+
+def _outcomes(items: Sequence[tuple[str, Any]]) -> Outcomes:
+    return Outcomes(
+        **{entry.name: tuple(item for kind, item in items if kind == entry.name) for entry in fields(Outcomes)}
+    )
 
 
 def _refused(outcomes: Outcomes, error: psycopg.Error) -> Outcomes:
@@ -158,7 +175,7 @@ def _commit(session: Session, model: StoredModel, run_id: int, outcomes: Outcome
     update_images = sql.Composed([sql.SQL(UPDATE_IMAGES)])
     if shown is not None:
         update_images += sql.SQL(KEEP_SHOWN).format(shown=sql.Identifier(shown.table))
-    session.run(lambda connection: _write(connection, model, run_id, outcomes, token, update_images))
+    session.run_in_one_trip(lambda connection: _write(connection, model, run_id, outcomes, token, update_images))
 
 
 def _write(
@@ -172,13 +189,10 @@ def _write(
     outcomes = _in_order(outcomes)
     still_good = [answer.image for answer in outcomes.not_modified if not answer.image.failed_for_good]
     still_bad = [answer.image for answer in outcomes.not_modified if answer.image.failed_for_good]
-    with connection.pipeline(), connection.cursor() as cursor:
+    with connection.cursor() as cursor:
+        cursor.execute(BY_KEY)
         if outcomes.embedded:
-            as_stored = Vector if model.storage == "vector" else HalfVector
-            cursor.executemany(
-                sql.SQL(INSERT_VECTORS).format(table=sql.Identifier(model.table)),
-                [(row.content.sha256, as_stored(row.vector), run_id) for row in outcomes.embedded],
-            )
+            _write_vectors(cursor, model, run_id, outcomes.embedded)
         _write_contents(cursor, outcomes, update_images)
         if still_good:
             cursor.execute(MARK_CHECKED, (_ids(still_good),))
@@ -206,6 +220,14 @@ def _in_order(outcomes: Outcomes) -> Outcomes:
             for entry in fields(Outcomes)
         }
     )
+
+
+def _write_vectors(cursor: Cursor, model: StoredModel, run_id: int, embedded: Sequence[Embedding]) -> None:
+    """In the order of the key: two runs that have vectors of the same bytes wait for each other, as above."""
+    embedded = sorted(embedded, key=lambda row: row.content.sha256)
+    vectors = vector_array(cursor.connection, model.storage, [row.vector for row in embedded])
+    query = sql.SQL(INSERT_VECTORS).format(table=sql.Identifier(model.table))
+    cursor.execute(query, ([row.content.sha256 for row in embedded], vectors, run_id))
 
 
 def _write_contents(cursor: Cursor, outcomes: Outcomes, update_images: sql.Composed) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import psycopg
 import pytest
+from pgvector import HalfVector, Vector
 from psycopg import sql
 
 from pipeline.errors import ModelError
 from pipeline.records import Embedding, Failure, Outcomes
+from pipeline.store.connect import Session
 from pipeline.store.models import check_table, list_models, register_model
 from pipeline.store.vectors import UPDATE_IMAGES, _write, write_outcomes
 from pipeline.store.work import find_known
@@ -19,6 +23,7 @@ from tests.fixtures.store import content, model_spec, product, unit
 
 if TYPE_CHECKING:
     from pipeline.records import ImageRef
+    from tests.fixtures.pooler import Pooler
     from tests.fixtures.store import Shop
 
 RUN = "SELECT seen, unchanged, reused, embedded, failed FROM catvec.run_status WHERE run_id = %s"
@@ -26,6 +31,12 @@ RUN = "SELECT seen, unchanged, reused, embedded, failed FROM catvec.run_status W
 
 def embedding(image: ImageRef, *values: float) -> Embedding:
     return Embedding(content=content(image), width=4, height=3, vector=np.array(values, dtype=np.float32))
+
+
+def embedding_of(image: ImageRef, data: str) -> Embedding:
+    """One whose bytes are these."""
+    vector = np.array([1, 0, 0, 0], dtype=np.float32)
+    return Embedding(content=content(image, data.encode()), width=4, height=3, vector=vector)
 
 
 def failure(image: ImageRef, code: str = "http_404") -> Failure:
@@ -107,6 +118,95 @@ def test_one_vector_that_the_database_refuses_does_not_take_its_batch_along(shop
     assert shop.all(RUN, run_id) == [(0, 0, 0, 2, 1)]
 
 
+def test_what_is_refused_among_many_is_found_and_the_rest_is_written(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop.sync(product("A", *(f"{number}.jpg" for number in range(300))))
+    model = shop.register()
+    run_id = shop.begin(model)
+    images = shop.work(model)
+    good = [embedding(image, 1, 0, 0, 0) for image in images]
+    mixed = [replace(e, vector=e.vector * 9) if place in {7, 150, 299} else e for place, e in enumerate(good)]
+
+    written = write_outcomes(shop.session, model, run_id, Outcomes(embedded=tuple(mixed)))
+
+    assert sorted(f.image.url for f in written.failed) == ["150.jpg", "299.jpg", "7.jpg"]
+    assert shop.all(RUN, run_id) == [(0, 0, 0, 297, 3)]
+    assert shop.one("SELECT count(*) FROM catvec_store.emb_tiny") == 297
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(("storage", "tolerance"), [("halfvec", 5e-4), ("vector", 0.0)])
+def test_vectors_are_stored_as_they_are(shop: Shop, storage: str, tolerance: float) -> None:
+    """300 of 512 dimensions, against pgvector's own way of sending one."""
+    shop.sync(product("A", *(f"{number}.jpg" for number in range(300))))
+    spec = model_spec(dims=512)
+    model = shop.session.run(lambda c: register_model(c, spec, "print", location="/models/tiny", storage=storage))
+    drawn = np.random.default_rng(5).standard_normal((300, 512)).astype(np.float32)
+    vectors = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+    sent = Vector if storage == "vector" else HalfVector
+
+    shop.embed(model, list(vectors))
+
+    for image_id, vector in zip(range(1, 301), vectors, strict=True):
+        query = (
+            "SELECT e.embedding, e.embedding = %s FROM catvec_store.emb_tiny e"
+            " JOIN catvec_store.images i USING (content_sha256) WHERE image_id = %s"
+        )
+        [(stored, is_same)] = shop.all(query, sent(vector), image_id)
+        assert is_same
+        assert np.abs(stored.to_numpy().astype(np.float32) - vector).max() <= tolerance
+
+
+def test_two_runs_that_write_the_same_contents_in_other_orders_wait_for_each_other(
+    shop: Shop, database_url: str
+) -> None:
+    """As two shards do that show the same bytes."""
+    shop.sync(product("A", *(f"{number}.jpg" for number in range(200))))
+    model = shop.register()
+    run_id = shop.begin(model)
+    images = shop.work(model)
+    rounds = [
+        [embedding_of(image, f"{number} {(image.image_id * step) % 211}") for image in images]
+        for number in range(10)
+        for step in (1, 210)
+    ]
+
+    def write(which: list[list[Embedding]]) -> None:
+        with Session(database_url) as session:
+            for embedded in which:
+                write_outcomes(session, model, run_id, Outcomes(embedded=tuple(embedded)))
+
+    before = shop.one("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+    writers = [threading.Thread(target=write, args=(rounds[half::2],)) for half in range(2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+
+    assert shop.one("SELECT embedded FROM catvec.run_status WHERE run_id = %s", run_id) == 4000
+    assert shop.one("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == before
+
+
+def test_vectors_are_written_through_a_pooler_that_shares_sessions(
+    shop: Shop, pooler: Pooler, database_url: str
+) -> None:
+    shop.sync(product("A", "1.jpg", "2.jpg"))
+    model = shop.register()
+    run_id = shop.begin(model)
+    first, second = shop.work(model)
+
+    with pooler(database_url) as url, Session(url) as session:
+        outcomes = Outcomes(embedded=(embedding(first, 1, 0, 0, 0), embedding(second, 9, 0, 0, 0)))
+        write_outcomes(session, model, run_id, outcomes)
+        left = session.rows(
+            "SELECT name FROM pg_settings WHERE name IN ('enable_hashjoin', 'enable_mergejoin') AND setting = 'off'"
+        )
+
+    assert shop.all(RUN, run_id) == [(0, 0, 0, 1, 1)]
+    assert left == []
+
+
 def test_a_commit_whose_answer_was_lost_counts_once(shop: Shop) -> None:
     """The same transaction again, as after a connection that broke while COMMIT was under way."""
     shop.sync(product("A", "1.jpg"))
@@ -117,7 +217,7 @@ def test_a_commit_whose_answer_was_lost_counts_once(shop: Shop) -> None:
 
     update = sql.Composed([sql.SQL(UPDATE_IMAGES)])
     for _ in range(2):
-        shop.session.run(lambda connection: _write(connection, model, run_id, outcomes, token, update))
+        shop.session.run_in_one_trip(lambda connection: _write(connection, model, run_id, outcomes, token, update))
 
     assert shop.all(RUN, run_id) == [(0, 0, 0, 1, 0)]
     assert shop.one("SELECT count(*) FROM catvec_store.emb_tiny") == 1
