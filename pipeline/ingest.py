@@ -15,8 +15,10 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
+from pipeline.encoding import usable_cores
 from pipeline.errors import BreakerError, CatvecError, LockedError
 from pipeline.inputs import read_rows, scope_now
+from pipeline.limits import Circumstances, name_limit
 from pipeline.on_demand import ModelOnDemand
 from pipeline.records import ProductChanges, RunSummary
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pipeline.engine.stop import Stop
-    from pipeline.progress import Progress
+    from pipeline.progress import Progress, Snapshot
     from pipeline.records import BadRow, Deletion, Product
     from pipeline.settings import RunSettings
     from pipeline.store.connect import Connection, Session
@@ -398,4 +400,19 @@ def _summarise(
         precision=encoder.precision if encoder else None,
         batch_size=encoder.batch_size if encoder else None,
         stage_seconds=counters.stage_seconds,
+        stage_loads=counters.loads(),
+        limit=_name_limit(job, counters) if stopped_by != "failure_rate" else None,
     )
+
+
+def _name_limit(job: _Job, counters: Snapshot) -> str | None:
+    encoder = job.on_demand.loaded
+    circumstances = Circumstances(
+        settings=job.settings,
+        device=encoder.device if encoder else None,
+        precision=encoder.precision if encoder else None,
+        hosts=counters.hosts,
+        cores=usable_cores(),
+    )
+    limit = name_limit(counters, circumstances)
+    return limit.sentence if limit else None

@@ -16,6 +16,7 @@ import logging
 import sys
 import threading
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
@@ -106,10 +107,11 @@ class LocalEngine:
         self._error_lock = threading.Lock()
         self._unforeseen: set[type[Exception]] = set()
         # the window bounds what can be in the first two and what can have failed
-        self._fetched: Channel[Fetched] = Channel(0, self._aborted)
-        self._to_decode: Channel[Fetched] = Channel(0, self._aborted)
-        self._decoded: Channel[Decoded] = Channel(2 * stages.batch_size(), self._aborted)
-        self._outcomes: Channel[Item] = Channel(4 * WRITE_IMAGES, self._aborted)
+        channel = partial(Channel, aborted=self._aborted, progress=progress)
+        self._fetched: Channel[Fetched] = channel(0, receiver="look up")
+        self._to_decode: Channel[Fetched] = channel(0, receiver="decode")
+        self._decoded: Channel[Decoded] = channel(2 * stages.batch_size(), receiver="encode")
+        self._outcomes: Channel[Item] = channel(4 * WRITE_IMAGES, receiver="write")
 
     def run(self, work: Iterable[list[ImageRef]]) -> None:
         """Take every image of `work` through the stages, or until `stop`, or until too many have failed.
@@ -127,11 +129,13 @@ class LocalEngine:
                 ("write", self._write_all),
             )
         ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(0.2)  # in slices, so that signal handlers run
+        workers = {"fetch": self._window_images, "event loop": 1, "look up": 1, "decode": self._decode_threads}
+        with self._progress.at_work(workers | {"encode": 1, "write": 1}):
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                while thread.is_alive():
+                    thread.join(0.2)  # in slices, so that signal handlers run
         if self._error is not None:
             raise self._error
         if not self._stop.is_asked():
@@ -156,7 +160,7 @@ class LocalEngine:
         self._fetched.close()
 
     async def _fetch_pages(self, work: Iterator[list[ImageRef]]) -> None:
-        self._window = Window(self._window_images)
+        self._window = Window(self._window_images, self._progress)
         tasks: set[asyncio.Task[None]] = set()
         async with self._stages.open_fetcher() as fetcher:
             while self._goes_on() and (page := await asyncio.to_thread(next, work, None)):
@@ -217,7 +221,7 @@ class LocalEngine:
                 image = fetched.content.image
                 if image.has_vector and image.sha256 == fetched.content.sha256:
                     self._window.leave(len(fetched.data))
-                    self._outcomes.put(Same(content=fetched.content))
+                    self._outcomes.put(Same(content=fetched.content), sender="look up")
                 elif self._in_flight.claim(fetched.content):
                     firsts.append(fetched)
                 else:
@@ -227,9 +231,9 @@ class LocalEngine:
             for fetched in firsts:
                 if fetched.content.sha256 in known:
                     self._window.leave(len(fetched.data))
-                    self._outcomes.put(fetched.content)
+                    self._outcomes.put(fetched.content, sender="look up")
                 else:
-                    self._to_decode.put(fetched)
+                    self._to_decode.put(fetched, sender="look up")
         self._to_decode.close()
 
     # ---- decode: as many threads as there are cores for it
@@ -253,7 +257,7 @@ class LocalEngine:
             except Exception as error:  # noqa: BLE001 - one image never ends the run
                 self._fail(fetched.content, "decode", error)
             else:
-                self._decoded.put(decoded)
+                self._decoded.put(decoded, sender="decode")
             finally:
                 self._window.leave(len(fetched.data))
 
@@ -261,7 +265,7 @@ class LocalEngine:
         """Fail an image, and those that waited for the same bytes."""
         for failed in (content, *self._in_flight.release(content.sha256)):
             failure = _failure(failed.image, stage, error, self._unforeseen)
-            self._outcomes.put(replace(failure, etag=failed.etag, last_modified=failed.last_modified))
+            self._outcomes.put(replace(failure, etag=failed.etag, last_modified=failed.last_modified), sender=stage)
 
     # ---- encode: the device
 
@@ -280,7 +284,8 @@ class LocalEngine:
         """Let only finite vectors of unit length through (law 5)."""
         content = decoded.content
         if abs(float(np.linalg.norm(vector)) - 1.0) < 0.01:  # NaN compares as False
-            self._outcomes.put(Embedding(content=content, width=decoded.width, height=decoded.height, vector=vector))
+            embedding = Embedding(content=content, width=decoded.width, height=decoded.height, vector=vector)
+            self._outcomes.put(embedding, sender="encode")
             return
         error = EncodeError("not_finite", "the model gives no finite vector of unit length for this image")
         self._fail(content, "encode", error)
