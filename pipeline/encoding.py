@@ -76,7 +76,7 @@ def run_stages(
         stop,
         Breaker(settings.max_failure_rate),
         window=settings.fetch.concurrency + 2 * on_demand.batch_size(),
-        decode_threads=settings.decode_threads or usable_cores(),
+        decode_threads=decode_threads(settings),
     )
     with progress.stage("images"), stop.draining():
         engine.run(_noting_hosts(work, progress))
@@ -95,6 +95,11 @@ def open_fetcher(settings: RunSettings) -> AbstractAsyncContextManager[Fetcher]:
     from pipeline.images.fetch import Fetcher as ImageFetcher
 
     return ImageFetcher(settings.fetch, image_root(settings.catalog))
+
+
+def decode_threads(settings: RunSettings) -> int:
+    """Threads that decode: as asked for, else one per core."""
+    return settings.decode_threads or usable_cores()
 
 
 def usable_cores() -> int:

@@ -159,7 +159,7 @@ def _model(load: StageLoad, _: dict[str, StageLoad], circumstances: Circumstance
     cures += [f"{option} where the hardware computes in it"] if option else []
     sentence = (
         f"the model on {device} limits, as it should: it was busy {load.busy:.0%} of the time; "
-        f"faster would be {', '.join(cures[:-1])} or {cures[-1]}"
+        f"what would help: {', '.join(cures[:-1])} or {cures[-1]}"
     )
     return Limit(stage=load.stage, sentence=sentence, option=option)
 

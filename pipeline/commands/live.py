@@ -67,13 +67,14 @@ def signals_stop(stop: Stop) -> Iterator[Signals]:
 
 
 @contextmanager
-def interruptible(progress: Progress) -> Iterator[None]:
+def interruptible(progress: Progress) -> Iterator[Stop]:
     """SIGINT and SIGTERM break off what is done inside, which cleans up; how to go on is said."""
     from pipeline.engine.stop import Stop
 
-    with signals_stop(Stop()) as signals:
+    stop = Stop()
+    with signals_stop(stop) as signals:
         try:
-            yield
+            yield stop
         except (KeyboardInterrupt, CatvecError):
             # what is broken off may also fail
             if signals.received is None:

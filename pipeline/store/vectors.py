@@ -179,7 +179,7 @@ def _write(
                 sql.SQL(INSERT_VECTORS).format(table=sql.Identifier(model.table)),
                 [(row.content.sha256, as_stored(row.vector), run_id) for row in outcomes.embedded],
             )
-        _write_contents(cursor, outcomes, update_images)
+        write_contents(cursor, outcomes, update_images)
         if still_good:
             cursor.execute(MARK_CHECKED, (_ids(still_good),))
         # most images that are checked never failed
@@ -208,7 +208,7 @@ def _in_order(outcomes: Outcomes) -> Outcomes:
     )
 
 
-def _write_contents(cursor: Cursor, outcomes: Outcomes, update_images: sql.Composed) -> None:
+def write_contents(cursor: Cursor, outcomes: Outcomes, update_images: sql.Composed) -> None:
     """What is known of the bytes."""
     known = [*outcomes.reused, *outcomes.same]
     rows = [(embedding.content, embedding.width, embedding.height) for embedding in outcomes.embedded]
