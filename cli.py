@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from pipeline import __version__
+from pipeline.commands.bench import bench
 from pipeline.commands.config import FILE_NAME, read_config
 from pipeline.commands.database import db_app
 from pipeline.commands.demo import demo
@@ -57,6 +58,7 @@ app.add_typer(neighbours_app, name="neighbours")
 app.add_typer(db_app, name="db")
 app.command()(doctor)
 app.command()(explain)
+app.command()(bench)
 app.command()(demo)
 
 

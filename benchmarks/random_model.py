@@ -4,22 +4,20 @@
 
 For tests and benchmarks, which cannot download weights. A freshly initialised CLIP gives nearly the same
 vector for every image (cosine 0.999), which would hide every mistake in pixels; here weights keep the scale of the
-signal, and the output is centred on a few drawn images, so that different images are as far apart as in a
-trained model, or further. The vectors mean nothing: near in colour and layout is near, nothing more.
+signal (pipeline/models/untrained.py), and the output is centred on a few drawn images, so that different images are
+as far apart as in a trained model, or further. The vectors mean nothing: near in colour and layout is near, nothing
+more.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from pipeline.models.untrained import scale_weights, seeded
 
 TEXTS = [
     f"{colour} {pattern} {garment}"
@@ -40,9 +38,9 @@ def save_tiny_clip(folder: Path, *, seed: int = 0, dims: int = 32, image_size: i
     from transformers import CLIPModel
 
     config = _clip_config(image_size=image_size, patch_size=16, width=64, layers=2, dims=dims)
-    with _seeded(seed):
+    with seeded(seed):
         model = CLIPModel(config).eval()
-        _scale_weights(model)
+        scale_weights(model)
         _center_images(model, image_size)
         _center_texts(model, clip_tokenizer())
     model.save_pretrained(folder)
@@ -55,13 +53,13 @@ def save_clip_b32(folder: Path, *, seed: int = 0, dims: int = 512) -> Path:
     """A CLIP of the size of openai/clip-vit-base-patch32 (151 million weights, 605 MB), exactly so with 512 dims."""
     from transformers import CLIPConfig, CLIPModel
 
-    with _seeded(seed):
+    with seeded(seed):
         tokenizer = clip_tokenizer()
         config = CLIPConfig(projection_dim=dims)
         config.text_config.bos_token_id = tokenizer.bos_token_id
         config.text_config.eos_token_id = tokenizer.eos_token_id
         model = CLIPModel(config).eval()
-        _scale_weights(model)
+        scale_weights(model)
         _center_images(model, 224)
         _center_texts(model, clip_tokenizer())
     model.save_pretrained(folder)
@@ -75,9 +73,9 @@ def save_tiny_image_only(folder: Path, *, seed: int = 0, dims: int = 32, image_s
     from transformers import CLIPVisionModelWithProjection
 
     config = _clip_config(image_size=image_size, patch_size=16, width=64, layers=2, dims=dims).vision_config
-    with _seeded(seed):
+    with seeded(seed):
         model = CLIPVisionModelWithProjection(config).eval()
-        _scale_weights(model)
+        scale_weights(model)
         _center_images(model, image_size)
     model.save_pretrained(folder)
     _clip_processor(image_size).save_pretrained(folder)
@@ -97,9 +95,9 @@ def save_tiny_siglip(folder: Path, *, seed: int = 0, dims: int = 32, image_size:
         | {"bos_token_id": tokenizer.eos_token_id, "eos_token_id": tokenizer.eos_token_id},
         vision_config=sizes | {"num_attention_heads": 4, "image_size": image_size, "patch_size": 16},
     )
-    with _seeded(seed):
+    with seeded(seed):
         model = SiglipModel(config).eval()
-        _scale_weights(model)
+        scale_weights(model)
         _center_images(model, image_size)
         _center_texts(model, tokenizer)
     model.save_pretrained(folder)
@@ -192,27 +190,6 @@ def _clip_processor(image_size: int) -> Any:
 
     crop = {"height": image_size, "width": image_size}
     return CLIPImageProcessorPil(size={"shortest_edge": image_size}, crop_size=crop)
-
-
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed torch inside, and leave its generator as it was."""
-    import torch
-
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
-        yield
-
-
-def _scale_weights(model: Any) -> None:
-    """Give every matrix the gain 1 of its inputs, so that what differs at the input differs at the output."""
-    for name, weight in model.named_parameters():
-        if weight.ndim < 2 or "position_embedding" in name:
-            continue
-        fan_in = 1 if "token_embedding" in name else math.prod(weight.shape[1:])
-        # values and what follows them carry the image past the class token, which is the same for all
-        gain = 2.0 if "v_proj" in name or "out_proj" in name else 1.0
-        weight.normal_(std=gain / math.sqrt(fan_in))
 
 
 def _center_images(model: Any, image_size: int) -> None:

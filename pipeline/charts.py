@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
+    from pipeline.bench.measurement import Bench
     from pipeline.store.candidates import Candidate
     from pipeline.tuning import Tuning
 
 FORMATS = (".png", ".svg")
-BLUE, ORANGE, GREY, INK = "#2f6db5", "#d1661f", "#8a8f98", "#24292f"
+BLUE, ORANGE, TEAL, GREY, INK = "#2f6db5", "#d1661f", "#4aa3a8", "#8a8f98", "#24292f"
 SERIES = ("#2f6db5", "#d1661f", "#3a9a5b", "#8a5fb0", "#b8892b", "#c2477f", "#4aa3a8", "#6b7280", "#a0522d")
 
 
@@ -63,6 +65,10 @@ def draw_tuning(tuning: Tuning, path: Path) -> None:
     _draw_latency(panels[1], tuning)
     if tuning.candidates:
         _draw_candidates(panels[2], tuning.candidates)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
     try:
         figure.savefig(path, dpi=150)
     except OSError as error:
@@ -153,3 +159,64 @@ def _prepare(axes: Axes, title: str, unit: str, said: str) -> None:
 def _ring(axes: Axes, at: float, value: float) -> None:
     """Show the chosen point; what it gives stands above the panel, where it covers nothing."""
     axes.plot([at], [value], marker="o", markersize=12, markerfacecolor="none", markeredgecolor=INK, linewidth=0)
+
+
+FARTHEST = 3.0
+"""times the lowest limit, where bars are cut off: the database's would make the others too short to compare"""
+
+
+def draw_bench(measured: Bench, path: Path) -> None:
+    """What each stage reaches alone, what shared cores allow, and what a run reached. Raises ConfigError."""
+    from matplotlib.figure import Figure
+
+    where, pictures = measured.conditions, measured.pictures
+    figure = Figure(figsize=(9.6, 4.8), layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    weights = " with random weights" if where.weights == "random" else ""
+    figure.suptitle(f"What limits model {where.model}{weights} here", fontsize=13, color=INK, x=0.02, ha="left")
+    axes.set_title(
+        f"{where.device} in {where.precision}, batches of {where.batch_size}; {where.cores} cores; "
+        f"{pictures.images:,} pictures of {pictures.width} × {pictures.height} and "
+        f"{pictures.size_bytes / 1000:,.0f} kB (medians)",
+        fontsize=9.5,
+        color=GREY,
+        loc="left",
+    )
+    whole = measured.whole.images_per_s
+    bars = [
+        ("fetch only", measured.fetch.images_per_s, BLUE),
+        ("decode only", measured.decode.images_per_s, BLUE),
+        ("forward only", measured.forward.images_per_s, BLUE),
+        ("write only", measured.write.images_per_s, BLUE),
+        ("cores, shared by all", measured.shared_cores, TEAL),
+        (f"everything at once:\n{measured.share_of_bound:.0%} of the lowest limit", whole, ORANGE),
+    ]
+    _draw_bars(axes, bars, farthest=max(FARTHEST * measured.bound, whole))
+    axes.axvline(whole, color=ORANGE, linestyle="--", linewidth=1, zorder=0.5)
+    _save(figure, path)
+
+
+def _draw_bars(axes: Axes, bars: Sequence[tuple[str, float, str]], *, farthest: float) -> None:
+    """Horizontal bars, the first above; a number at the end of each, also of those that go on beyond the panel."""
+    end = min(farthest, max(value for _, value, _ in bars))
+    for place, (_, value, colour) in enumerate(bars):
+        goes_on = value > end
+        axes.barh(place, 1.2 * end if goes_on else value, color=colour, height=0.62)
+        axes.annotate(
+            f"{value:,.{0 if value >= 100 else 1}f}" + (" ▸" if goes_on else ""),
+            (1.12 * end if goes_on else value, place),
+            xytext=(-6 if goes_on else 5, 0),
+            textcoords="offset points",
+            ha="right" if goes_on else "left",
+            va="center",
+            color="white" if goes_on else INK,
+            fontsize=10,
+        )
+    axes.set_yticks(range(len(bars)), [name for name, _, _ in bars])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.12 * end)
+    axes.set_xlabel("images per second", color=INK)
+    axes.grid(visible=True, axis="x", color="#e6e8eb", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(colors=INK, length=0)

@@ -7,10 +7,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from pipeline.engine.local import Fetcher
+    from pipeline.engine.local import Fetcher, Stages
     from pipeline.engine.stop import Stop
     from pipeline.on_demand import ModelOnDemand
     from pipeline.progress import Progress
@@ -32,39 +32,83 @@ def encode_work(
 
     `find_known` and `write` are those of `Stages`. Raises BreakerError, and what a stage raised that is no ItemError.
     """
-    from pipeline.engine.breaker import Breaker
-    from pipeline.engine.local import LocalEngine, Stages
+    stages = make_stages(settings, on_demand, find_known=find_known, write=write)
+    run_stages(work, stages, settings=settings, on_demand=on_demand, progress=progress, stop=stop)
+
+
+def make_stages(
+    settings: RunSettings,
+    on_demand: ModelOnDemand,
+    *,
+    find_known: Callable[[Sequence[bytes]], set[bytes]],
+    write: Callable[[Outcomes], Outcomes],
+) -> Stages:
+    """The work of each stage, as the settings say."""
+    from pipeline.engine.local import Stages
     from pipeline.images.decode import decode
 
-    stages = Stages(
-        open_fetcher=partial(_open_fetcher, settings),
+    return Stages(
+        open_fetcher=partial(open_fetcher, settings),
         find_known=find_known,
         decode=lambda fetched: decode(fetched, on_demand.spec.preprocess, settings.decode),
         batch_size=on_demand.batch_size,
         encoders=on_demand.encoders,
         write=write,
     )
+
+
+def run_stages(
+    work: Iterable[list[ImageRef]],
+    stages: Stages,
+    *,
+    settings: RunSettings,
+    on_demand: ModelOnDemand,
+    progress: Progress,
+    stop: Stop,
+) -> None:
+    """Take every image of `work` through the stages, as `encode_work`."""
+    from pipeline.engine.breaker import Breaker
+    from pipeline.engine.local import LocalEngine
+
     engine = LocalEngine(
         stages,
         progress,
         stop,
         Breaker(settings.max_failure_rate),
         window=settings.fetch.concurrency + 2 * on_demand.batch_size(),
-        decode_threads=settings.decode_threads or _usable_cores(),
+        decode_threads=decode_threads(settings),
     )
     with progress.stage("images"), stop.draining():
         try:
-            engine.run(work)
+            engine.run(_noting_hosts(work, progress))
         finally:
             on_demand.remember()
 
 
-def _open_fetcher(settings: RunSettings) -> AbstractAsyncContextManager[Fetcher]:
+def _noting_hosts(work: Iterable[list[ImageRef]], progress: Progress) -> Iterator[list[ImageRef]]:
+    """The work as it is; the progress learns how many hosts there are, for which the downloads per host count."""
+    for page in work:
+        progress.hosts.update(_host(image.url) for image in page if "://" in image.url)
+        yield page
+
+
+def _host(url: str) -> str:
+    return url.partition("://")[2].partition("/")[0]
+
+
+def open_fetcher(settings: RunSettings) -> AbstractAsyncContextManager[Fetcher]:
+    """What gets the bytes of images, as these settings say."""
     from pipeline.catalog.open import image_root
     from pipeline.images.fetch import Fetcher as ImageFetcher
 
     return ImageFetcher(settings.fetch, image_root(settings.catalog))
 
 
-def _usable_cores() -> int:
+def decode_threads(settings: RunSettings) -> int:
+    """Threads that decode: as asked for, else one per core."""
+    return settings.decode_threads or usable_cores()
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

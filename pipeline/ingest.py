@@ -15,8 +15,10 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
+from pipeline.encoding import usable_cores
 from pipeline.errors import BreakerError, CatvecError, LockedError
 from pipeline.inputs import read_rows, scope_now
+from pipeline.limits import Circumstances, name_limit
 from pipeline.on_demand import ModelOnDemand
 from pipeline.records import ProductChanges, RunSummary
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pipeline.engine.stop import Stop
-    from pipeline.progress import Progress
+    from pipeline.progress import Progress, Snapshot
     from pipeline.records import BadRow, Deletion, Product
     from pipeline.settings import RunSettings
     from pipeline.store.connect import Connection, Session
@@ -368,7 +370,7 @@ def _summarise(
     removed: Removed | None = None,
     forgotten: int = 0,
 ) -> RunSummary:
-    counters, encoders = job.progress.snapshot(), job.on_demand.loaded
+    counters = job.progress.snapshot()
     seen, products = counters.total or 0, differences.products
     return RunSummary(
         run_id=job.run_id,
@@ -394,8 +396,22 @@ def _summarise(
         images_per_s=round(counters.images_per_s, 1),
         model=job.model.name,
         dims=job.model.dims,
-        device=", ".join(encoder.device for encoder in encoders) or None,
-        precision=encoders[0].precision if encoders else None,
-        batch_size=min(encoder.batch_size for encoder in encoders) if encoders else None,
+        device=job.on_demand.device,
+        precision=job.on_demand.precision,
+        batch_size=min((encoder.batch_size for encoder in job.on_demand.loaded), default=None),
         stage_seconds=counters.stage_seconds,
+        stage_loads=counters.loads(),
+        limit=_name_limit(job, counters) if stopped_by != "failure_rate" else None,
     )
+
+
+def _name_limit(job: _Job, counters: Snapshot) -> str | None:
+    circumstances = Circumstances(
+        settings=job.settings,
+        device=job.on_demand.device,
+        precision=job.on_demand.precision,
+        hosts=counters.hosts,
+        cores=usable_cores(),
+    )
+    limit = name_limit(counters, circumstances)
+    return limit.sentence if limit else None

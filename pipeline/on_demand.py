@@ -105,6 +105,16 @@ class ModelOnDemand:
         """The encoders that were needed so far."""
         return [self._encoder, *(self._others or [])] if self._encoder else []
 
+    @property
+    def device(self) -> str | None:
+        """The devices that were needed so far, with commas."""
+        return ", ".join(encoder.device for encoder in self.loaded) or None
+
+    @property
+    def precision(self) -> str | None:
+        """None when the model was not needed."""
+        return self._encoder.precision if self._encoder else None
+
     def batch_size(self) -> int:
         """Images to encode at once; it shrinks when the device's memory does not suffice."""
         if self._encoder is not None:

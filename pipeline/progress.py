@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from pipeline.records import StageLoad
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -33,6 +35,31 @@ class Steps:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StageTimes:
+    """What the workers of a stage did in the `seconds` that images were worked on; the others are their sums."""
+
+    stage: str
+    workers: int
+    seconds: float
+    busy_s: float
+    starved_s: float
+    blocked_s: float
+
+    def load(self, earlier: StageTimes | None = None) -> StageLoad:
+        """The shares of their time, since `earlier` if given."""
+        names = ("busy", "starved", "blocked")
+        spent = {name: max(0.0, self._since(earlier, f"{name}_s")) for name in names}
+        # clocks are read one after the other, so the parts may come to a little more than the whole
+        whole = max(self.workers * self._since(earlier, "seconds"), sum(spent.values())) or 1.0
+        return StageLoad(
+            stage=self.stage, workers=self.workers, **{name: round(spent[name] / whole, 3) for name in names}
+        )
+
+    def _since(self, earlier: StageTimes | None, name: str) -> float:
+        return float(getattr(self, name) - (getattr(earlier, name) if earlier else 0.0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """The counters at one moment.
 
@@ -40,7 +67,7 @@ class Snapshot:
     too. `untouched` are those of `unchanged` that were not asked for. `seconds` count from the beginning,
     `work_seconds` since the total is known.
 
-    `steps` are those of a phase that counts something else than images.
+    `steps` are those of a phase that counts something else than images. `hosts` are those that images came from.
     """
 
     phase: str
@@ -57,6 +84,13 @@ class Snapshot:
     seconds: float
     work_seconds: float
     steps: Steps | None = None
+    stage_times: tuple[StageTimes, ...] = ()
+    hosts: int = 0
+
+    def loads(self, earlier: Snapshot | None = None) -> tuple[StageLoad, ...]:
+        """How busy the stages were, in the order of an image's way; since `earlier` if given."""
+        before = {times.stage: times for times in earlier.stage_times} if earlier else {}
+        return tuple(times.load(before.get(times.stage)) for times in self.stage_times)
 
     @property
     def images_per_s(self) -> float:
@@ -85,6 +119,12 @@ class Progress:
     stage_seconds: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
     work_started: float | None = None
+    hosts: set[str] = field(default_factory=set, repr=False)  # may hold a user and a password
+    _under_way: dict[object, tuple[str, float]] = field(default_factory=dict, repr=False)
+    _workers: dict[str, int] = field(default_factory=dict)
+    _noted: defaultdict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
+    _at_work_s: float = 0.0
+    _at_work_since: float | None = None
     _steps: Steps | None = None
     _steps_started: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -136,15 +176,70 @@ class Progress:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Add the time spent inside to the stage's busy seconds, summed over all threads."""
-        started = time.perf_counter()
+        visit, started = object(), time.perf_counter()
+        # a key of its own needs no lock; a forward pass of seconds counts while it lasts
+        self._under_way[visit] = (name, started)
         try:
             yield
         finally:
             with self._lock:
+                del self._under_way[visit]
                 self.stage_seconds[name] = self.stage_seconds.get(name, 0.0) + time.perf_counter() - started
+
+    @contextmanager
+    def at_work(self, workers: Mapping[str, int]) -> Iterator[None]:
+        """The workers of these stages have their time to themselves inside: what they do with it is counted."""
+        with self._lock:
+            self._workers.update(workers)
+            self._at_work_since = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._at_work_s, self._at_work_since = self._seconds_at_work(), None
+
+    def employ(self, stage: str, workers: int) -> None:
+        """How many workers a stage has, where that is known later than the others."""
+        with self._lock:
+            self._workers[stage] = workers
+
+    def note(self, stage: str, *, busy_s: float = 0.0, starved_s: float = 0.0, blocked_s: float = 0.0) -> None:
+        """Add what a worker waited for input or to hand over, or was busy without being inside `stage`."""
+        with self._lock:
+            self._noted[stage, "busy"] += busy_s
+            self._noted[stage, "starved"] += starved_s
+            self._noted[stage, "blocked"] += blocked_s
+
+    def _seconds_at_work(self) -> float:
+        since = self._at_work_since
+        return self._at_work_s + (0.0 if since is None else time.perf_counter() - since)
+
+    def _busy_seconds(self) -> dict[str, float]:
+        """Of each stage, with what is under way at this moment."""
+        busy, now = dict(self.stage_seconds), time.perf_counter()
+        for name, started in list(self._under_way.values()):
+            busy[name] = busy.get(name, 0.0) + max(0.0, now - started)
+        return busy
+
+    def _stage_times(self, busy: Mapping[str, float]) -> Iterator[StageTimes]:
+        for stage, workers in self._workers.items():
+            if stage == "encode" and "copy" in busy:
+                yield self._times("copy", workers, busy)  # who encodes copies
+            yield self._times(stage, workers, busy)
+
+    def _times(self, stage: str, workers: int, busy: Mapping[str, float]) -> StageTimes:
+        return StageTimes(
+            stage=stage,
+            workers=workers,
+            seconds=self._seconds_at_work(),
+            busy_s=busy.get(stage, 0.0) + self._noted[stage, "busy"],
+            starved_s=self._noted[stage, "starved"],
+            blocked_s=self._noted[stage, "blocked"],
+        )
 
     def snapshot(self) -> Snapshot:
         with self._lock:
+            busy = self._busy_seconds()
             return Snapshot(
                 phase=self.phase,
                 total=self.total,
@@ -156,8 +251,10 @@ class Progress:
                 changed=self.changed,
                 untouched=self.untouched,
                 failures_by_code=dict(self.failures.most_common()),
-                stage_seconds={name: round(seconds, 3) for name, seconds in self.stage_seconds.items()},
+                stage_seconds={name: round(seconds, 3) for name, seconds in busy.items()},
                 seconds=time.monotonic() - self.started,
                 work_seconds=time.monotonic() - self.work_started if self.work_started else 0.0,
                 steps=self._steps,
+                stage_times=tuple(self._stage_times(busy)),
+                hosts=len(self.hosts),
             )

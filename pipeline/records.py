@@ -241,6 +241,22 @@ class ProductChanges:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StageLoad:
+    """What the workers of a stage did with their time, in shares of 0 to 1 that add up to at most 1.
+
+    `busy` they worked, `starved` they waited for input, `blocked` they waited to hand over what they had made; the
+    rest is what lies between. The workers of fetch are the places for images under way; the event loop is its one
+    thread, busy by processor time.
+    """
+
+    stage: str
+    workers: int
+    busy: float
+    starved: float
+    blocked: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
     """What a run did; its fields are the keys of `catvec run --json`, see docs/nightly.md.
 
@@ -248,6 +264,7 @@ class RunSummary:
     again, `changed` showed other bytes than before; `deferred` are those of `failed` whose next try is not due.
     `moved` images stand at another URL than before within their product, `removed` ones left the search results;
     `forgotten` images and products were deleted. `stopped_by` is None, max_runtime, failure_rate, SIGINT or SIGTERM.
+    `limit` is a sentence: what kept the rate down, and what would move it; None when too little was done to say.
     """
 
     run_id: int
@@ -275,3 +292,5 @@ class RunSummary:
     precision: str | None
     batch_size: int | None
     stage_seconds: Mapping[str, float]
+    stage_loads: tuple[StageLoad, ...]
+    limit: str | None

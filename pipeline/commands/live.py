@@ -13,6 +13,7 @@ import typer
 from pipeline.commands.logs import is_json
 from pipeline.commands.terminal import say
 from pipeline.errors import CatvecError
+from pipeline.limits import in_brief
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,13 +67,14 @@ def signals_stop(stop: Stop) -> Iterator[Signals]:
 
 
 @contextmanager
-def interruptible(progress: Progress) -> Iterator[None]:
+def interruptible(progress: Progress) -> Iterator[Stop]:
     """SIGINT and SIGTERM break off what is done inside, which cleans up; how to go on is said."""
     from pipeline.engine.stop import Stop
 
-    with signals_stop(Stop()) as signals:
+    stop = Stop()
+    with signals_stop(stop) as signals:
         try:
-            yield
+            yield stop
         except (KeyboardInterrupt, CatvecError):
             # what is broken off may also fail
             if signals.received is None:
@@ -104,7 +106,7 @@ def beside(work: Callable[[threading.Event], None], *, name: str) -> Iterator[No
 
 
 def _show_lines(progress: Progress, ended: threading.Event) -> None:
-    phase, next_line_s = "", LOG_EVERY_S
+    phase, next_line_s, before = "", LOG_EVERY_S, progress.snapshot()
     while True:
         is_over = ended.wait(BAR_EVERY_S)
         now = progress.snapshot()
@@ -116,7 +118,9 @@ def _show_lines(progress: Progress, ended: threading.Event) -> None:
             return
         if now.seconds >= next_line_s:
             next_line_s = now.seconds + LOG_EVERY_S
-            say(_line(now), **_counters(now))
+            limits = in_brief(now.loads(before))
+            say(f"{_line(now)}, {limits}" if limits else _line(now), **_counters(now), limits=limits or None)
+            before = now
 
 
 def _line(now: Snapshot) -> str:
@@ -150,11 +154,14 @@ def _steps_line(phase: str, steps: Steps) -> str:
 def _show_bar(progress: Progress, ended: threading.Event) -> None:
     """One bar for the images, and one for each phase that counts something else, or nothing."""
     is_over, now = False, progress.snapshot()
+    before, limits = now, ""
     while not is_over:
         what = _counted(now)
         with _bar(now) as bar:
             while not is_over and what == _counted(now):
-                _refresh(bar, now)
+                if now.seconds - before.seconds >= LOG_EVERY_S:
+                    before, limits = now, in_brief(now.loads(before))
+                _refresh(bar, now, limits)
                 is_over = ended.wait(BAR_EVERY_S)
                 now = progress.snapshot()
 
@@ -174,7 +181,7 @@ def _bar(now: Snapshot) -> tqdm[NoReturn]:
     return tqdm(unit=f" {unit}", bar_format=layout, dynamic_ncols=True, smoothing=0.1, leave=False, file=sys.stderr)
 
 
-def _refresh(bar: tqdm[NoReturn], now: Snapshot) -> None:
+def _refresh(bar: tqdm[NoReturn], now: Snapshot, limits: str) -> None:
     steps = now.steps
     if steps is not None:
         bar.set_description_str(f"{now.phase}, {steps.waits_for}" if steps.waits_for else now.phase, refresh=False)
@@ -190,5 +197,6 @@ def _refresh(bar: tqdm[NoReturn], now: Snapshot) -> None:
                 bar.total = now.total
                 bar.unpause()
             bar.n = now.done
-            bar.set_postfix(failed=now.failed, reused=now.reused, refresh=False)
+            counts = f"failed={now.failed}, reused={now.reused}"
+            bar.set_postfix_str(f"{counts}, {limits}" if limits else counts, refresh=False)
     bar.refresh()

@@ -289,6 +289,8 @@ def summary_lines(summary: RunSummary, *, active: str | None, place: str) -> lis
         f"model {summary.model} ({summary.dims} dimensions) {_device(summary)}: {_pace(summary)}"
         f"{summary.seconds:,.1f} s in all",
     ]
+    if summary.limit:
+        lines.append(summary.limit)
     products = summary.products
     if products.new or products.changed or products.removed:
         lines.append(f"products: {products.new:,} new, {products.changed:,} changed, {products.removed:,} removed")

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
+    from pipeline.progress import Progress
     from pipeline.records import Content
 
 Item = TypeVar("Item")
@@ -21,22 +22,35 @@ class Aborted(Exception):  # noqa: N818 - it is no error of its own
 
 
 class Channel(Generic[Item]):
-    """A bounded queue between stages. `close` lets receivers finish what is in it; `abort` ends all waiting."""
+    """A bounded queue between stages. `close` lets receivers finish what is in it; `abort` ends all waiting.
 
-    def __init__(self, bound: int, aborted: threading.Event) -> None:
+    `progress` is told how long senders waited for room (blocked) and the `receiver`, a stage, for items (starved).
+    Who need not wait pays nothing for that.
+    """
+
+    def __init__(self, bound: int, aborted: threading.Event, *, progress: Progress, receiver: str) -> None:
         self._queue: queue.Queue[Item] = queue.Queue(bound)
         self._closed = threading.Event()
         self._aborted = aborted
+        self._progress = progress
+        self._receiver = receiver
 
-    def put(self, item: Item) -> None:
-        """Wait for room. Raises Aborted."""
+    def put(self, item: Item, *, sender: str) -> None:
+        """Wait for room; `sender` is the stage that does. Raises Aborted."""
         while True:
             if self._aborted.is_set():
                 raise Aborted
+            if self.put_if_room(item):
+                return
+            began = time.perf_counter()
             try:
-                return self._queue.put(item, timeout=GLANCE_S)
+                self._queue.put(item, timeout=GLANCE_S)
             except queue.Full:
                 continue
+            else:
+                return
+            finally:
+                self._progress.note(sender, blocked_s=time.perf_counter() - began)
 
     def put_at_once(self, item: Item) -> None:
         """For channels without a bound, whose sender is bounded otherwise; never waits."""
@@ -65,6 +79,7 @@ class Channel(Generic[Item]):
             if closed:
                 return False
             time.sleep(GLANCE_S / 10)
+            self._progress.note(self._receiver, starved_s=GLANCE_S / 10)
 
     def receive(self) -> Item | None:
         """The next item, or None when the channel is closed and empty. Raises Aborted."""
@@ -74,7 +89,7 @@ class Channel(Generic[Item]):
             # read before looking into the queue: what was put before closing is then surely found
             closed = self._closed.is_set()
             try:
-                return self._queue.get(block=not closed, timeout=GLANCE_S)
+                return self._get(0.0 if closed else GLANCE_S)
             except queue.Empty:
                 if closed:
                     return None
@@ -92,13 +107,24 @@ class Channel(Generic[Item]):
             left_s = deadline - time.monotonic()
             closed = self._closed.is_set()
             try:
-                items.append(
-                    self._queue.get(block=not closed and left_s > 0, timeout=min(max(left_s, 0.0), GLANCE_S))
-                )
+                items.append(self._get(0.0 if closed else min(left_s, GLANCE_S)))
             except queue.Empty:
                 if closed or left_s <= 0:
                     break
         return items
+
+    def _get(self, wait_s: float) -> Item:
+        """What is there, or comes within `wait_s`. Raises queue.Empty."""
+        try:
+            return self._queue.get_nowait()
+        except queue.Empty:
+            if wait_s <= 0:
+                raise
+        began = time.perf_counter()
+        try:
+            return self._queue.get(timeout=wait_s)
+        finally:
+            self._progress.note(self._receiver, starved_s=time.perf_counter() - began)
 
 
 class InFlight:

@@ -16,6 +16,7 @@ import logging
 import sys
 import threading
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
@@ -120,25 +121,28 @@ class LocalEngine:
         self._error_lock = threading.Lock()
         self._unforeseen: set[type[Exception]] = set()
         # the window bounds what can be in the first two and what can have failed
-        self._fetched: Channel[Fetched] = Channel(0, self._aborted)
-        self._to_decode: Channel[Fetched] = Channel(0, self._aborted)
-        self._decoded: Channel[Decoded] = Channel(2 * stages.batch_size(), self._aborted)
-        self._outcomes: Channel[Item] = Channel(4 * WRITE_IMAGES, self._aborted)
+        channel = partial(Channel, aborted=self._aborted, progress=progress)
+        self._fetched: Channel[Fetched] = channel(0, receiver="look up")
+        self._to_decode: Channel[Fetched] = channel(0, receiver="decode")
+        self._decoded: Channel[Decoded] = channel(2 * stages.batch_size(), receiver="encode")
+        self._outcomes: Channel[Item] = channel(4 * WRITE_IMAGES, receiver="write")
 
     def run(self, work: Iterable[list[ImageRef]]) -> None:
         """Take every image of `work` through the stages, or until `stop`, or until too many have failed.
 
         Raises what a stage raised that is no ItemError, and BreakerError; what was committed before stays.
         """
-        self._run_in_threads(
-            [
-                ("fetch", self._fetch_all, iter(work)),
-                ("look up", self._look_up_all),
-                ("decode", self._decode_all),
-                ("encode", self._encode_all),
-                ("write", self._write_all),
-            ]
-        )
+        workers = {"fetch": self._window_images, "event loop": 1, "look up": 1, "decode": self._decode_threads}
+        with self._progress.at_work(workers | {"encode": 1, "write": 1}):
+            self._run_in_threads(
+                [
+                    ("fetch", self._fetch_all, iter(work)),
+                    ("look up", self._look_up_all),
+                    ("decode", self._decode_all),
+                    ("encode", self._encode_all),
+                    ("write", self._write_all),
+                ]
+            )
         if self._error is not None:
             raise self._error
         if not self._stop.is_asked():
@@ -176,7 +180,7 @@ class LocalEngine:
         self._fetched.close()
 
     async def _fetch_pages(self, work: Iterator[list[ImageRef]]) -> None:
-        self._window = Window(self._window_images)
+        self._window = Window(self._window_images, self._progress)
         tasks: set[asyncio.Task[None]] = set()
         async with self._stages.open_fetcher() as fetcher:
             while self._goes_on() and (page := await asyncio.to_thread(next, work, None)):
@@ -237,7 +241,7 @@ class LocalEngine:
                 image = fetched.content.image
                 if image.has_vector and image.sha256 == fetched.content.sha256:
                     self._window.leave(len(fetched.data))
-                    self._outcomes.put(Same(content=fetched.content))
+                    self._outcomes.put(Same(content=fetched.content), sender="look up")
                 elif self._in_flight.claim(fetched.content):
                     firsts.append(fetched)
                 else:
@@ -247,9 +251,9 @@ class LocalEngine:
             for fetched in firsts:
                 if fetched.content.sha256 in known:
                     self._window.leave(len(fetched.data))
-                    self._outcomes.put(fetched.content)
+                    self._outcomes.put(fetched.content, sender="look up")
                 else:
-                    self._to_decode.put(fetched)
+                    self._to_decode.put(fetched, sender="look up")
         self._to_decode.close()
 
     # ---- decode: as many threads as there are cores for it
@@ -266,7 +270,7 @@ class LocalEngine:
             except Exception as error:  # noqa: BLE001 - one image never ends the run
                 self._fail(fetched.content, "decode", error)
             else:
-                self._decoded.put(decoded)
+                self._decoded.put(decoded, sender="decode")
             finally:
                 self._window.leave(len(fetched.data))
 
@@ -274,13 +278,14 @@ class LocalEngine:
         """Fail an image, and those that waited for the same bytes."""
         for failed in (content, *self._in_flight.release(content.sha256)):
             failure = _failure(failed.image, stage, error, self._unforeseen)
-            self._outcomes.put(replace(failure, etag=failed.etag, last_modified=failed.last_modified))
+            self._outcomes.put(replace(failure, etag=failed.etag, last_modified=failed.last_modified), sender=stage)
 
     # ---- encode: the devices
 
     def _encode_all(self) -> None:
         if self._decoded.wait():
             self._devices = list(self._stages.encoders())
+            self._progress.employ("encode", sum(encoder.threads for encoder in self._devices))
             self._run_in_threads(
                 [
                     (f"encode {encoder.device} {number}", self._encode_some, encoder)
@@ -317,7 +322,8 @@ class LocalEngine:
         """Let only finite vectors of unit length through (law 5)."""
         content = decoded.content
         if abs(float(np.linalg.norm(vector)) - 1.0) < 0.01:  # NaN compares as False
-            self._outcomes.put(Embedding(content=content, width=decoded.width, height=decoded.height, vector=vector))
+            embedding = Embedding(content=content, width=decoded.width, height=decoded.height, vector=vector)
+            self._outcomes.put(embedding, sender="encode")
             return
         error = EncodeError("not_finite", "the model gives no finite vector of unit length for this image")
         self._fail(content, "encode", error)

@@ -268,6 +268,7 @@ def _facts(summary: RunSummary, run: RecordedRun) -> list[Count]:
         ("run", f"{summary.run_id}"),
         ("model", f"{summary.model}, {summary.dims} dimensions"),
         ("rate", f"{words.number(summary.images_per_s)} images/s" if summary.images_per_s else ""),
+        ("limit", summary.limit or ""),
         ("device", " ".join(filter(None, (summary.device, summary.precision)))),
         ("batch", f"{summary.batch_size:,} images" if summary.batch_size else ""),
         ("started", words.moment(run.started_at)),

@@ -192,8 +192,9 @@ def _write(
     with connection.cursor() as cursor:
         cursor.execute(BY_KEY)
         if outcomes.embedded:
-            _write_vectors(cursor, model, run_id, outcomes.embedded)
-        _write_contents(cursor, outcomes, update_images)
+            insert = sql.SQL(INSERT_VECTORS).format(table=sql.Identifier(model.table))
+            write_vectors(cursor, insert, model.storage, run_id, outcomes.embedded)
+        write_contents(cursor, outcomes, update_images)
         if still_good:
             cursor.execute(MARK_CHECKED, (_ids(still_good),))
         # most images that are checked never failed
@@ -222,15 +223,16 @@ def _in_order(outcomes: Outcomes) -> Outcomes:
     )
 
 
-def _write_vectors(cursor: Cursor, model: StoredModel, run_id: int, embedded: Sequence[Embedding]) -> None:
+def write_vectors(
+    cursor: Cursor, insert: sql.Composed, storage: str, run_id: int, embedded: Sequence[Embedding]
+) -> None:
     """In the order of the key: two runs that have vectors of the same bytes wait for each other, as above."""
     embedded = sorted(embedded, key=lambda row: row.content.sha256)
-    vectors = vector_array(cursor.connection, model.storage, [row.vector for row in embedded])
-    query = sql.SQL(INSERT_VECTORS).format(table=sql.Identifier(model.table))
-    cursor.execute(query, ([row.content.sha256 for row in embedded], vectors, run_id))
+    vectors = vector_array(cursor.connection, storage, [row.vector for row in embedded])
+    cursor.execute(insert, ([row.content.sha256 for row in embedded], vectors, run_id))
 
 
-def _write_contents(cursor: Cursor, outcomes: Outcomes, update_images: sql.Composed) -> None:
+def write_contents(cursor: Cursor, outcomes: Outcomes, update_images: sql.Composed) -> None:
     """What is known of the bytes."""
     known = [*outcomes.reused, *outcomes.same]
     rows = [(embedding.content, embedding.width, embedding.height) for embedding in outcomes.embedded]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
-from pipeline.records import ProductChanges, RunSummary
+from pipeline.records import ProductChanges, RunSummary, StageLoad
 
 if TYPE_CHECKING:
     from tests.fixtures.catalogs import ShopCatalog
@@ -34,7 +34,9 @@ def test_the_schema_names_what_the_record_has() -> None:
     products = SCHEMA["properties"]["products"]
     assert list(SCHEMA["properties"]) == SCHEMA["required"] == names(RunSummary)
     assert list(products["properties"]) == products["required"] == names(ProductChanges)
-    described = [*SCHEMA["properties"].values(), *products["properties"].values()]
+    loads = SCHEMA["properties"]["stage_loads"]["items"]
+    assert list(loads["properties"]) == loads["required"] == names(StageLoad)
+    described = [*SCHEMA["properties"].values(), *products["properties"].values(), *loads["properties"].values()]
     assert all(entry["description"] for entry in described)
 
 
