@@ -177,7 +177,11 @@ def _write(
             as_stored = Vector if model.storage == "vector" else HalfVector
             cursor.executemany(
                 sql.SQL(INSERT_VECTORS).format(table=sql.Identifier(model.table)),
-                [(row.content.sha256, as_stored(row.vector), run_id) for row in outcomes.embedded],
+                # by content: shards that come upon the same bytes wait for each other, and do not lock each other out
+                [
+                    (row.content.sha256, as_stored(row.vector), run_id)
+                    for row in sorted(outcomes.embedded, key=lambda row: row.content.sha256)
+                ],
             )
         _write_contents(cursor, outcomes, update_images)
         if still_good:
