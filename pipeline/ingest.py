@@ -20,6 +20,7 @@ from pipeline.errors import BreakerError, CatvecError, LockedError
 from pipeline.inputs import read_rows, scope_now
 from pipeline.limits import Circumstances, name_limit
 from pipeline.on_demand import ModelOnDemand
+from pipeline.pace import cost_of
 from pipeline.records import ProductChanges, RunSummary
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def ingest(
         stored = writer.run(lambda connection: find_model(connection, model_name(settings.model)))
         on_demand = ModelOnDemand(settings, stored, progress)
         model = writer.run(on_demand.register)
-        run_id = writer.run(lambda connection: begin_run(connection, model, settings.catalog_name))
+        run_id = writer.run(lambda connection: begin_run(connection, model, settings.catalog_name, settings.shard))
         job = _Job(
             settings=settings,
             on_demand=on_demand,
@@ -122,7 +123,7 @@ def _locked(settings: RunSettings, url: str, progress: Progress, stop: Stop, wai
     from pipeline.store.connect import Session
     from pipeline.store.runs import take_lock
 
-    lock = partial(take_lock, model_name=model_name(settings.model))
+    lock = partial(take_lock, model_name=model_name(settings.model), shard=settings.shard)
     session = Session(url, on_connect=lock, give_up=stop.is_asked)
     deadline = time.monotonic() + wait.total_seconds()
     while True:
@@ -150,7 +151,8 @@ def _work_off(job: _Job, rows: Iterator[Product | BadRow | Deletion]) -> Ended:
         return _give_up(job, breaker, differences, work)
     shown = job.feeder.run(partial(_shown_beside, job))
     models = [job.model, shown] if shown else [job.model]
-    removed = job.writer.run(lambda connection: remove_missing(connection, models, job.settings.catalog_name))
+    catalog, shard = job.settings.catalog_name, job.settings.shard
+    removed = job.writer.run(lambda connection: remove_missing(connection, models, catalog, shard))
     counters = job.progress.snapshot()
     rest = (counters.total or 0) - counters.done
     finished = rest <= 0 or not job.stop.is_asked()
@@ -207,6 +209,7 @@ def _sync(job: _Job, rows: Iterator[Product | BadRow | Deletion]) -> Differences
                 catalog=settings.catalog_name,
                 max_remove_rate=settings.max_remove_rate,
                 partial=settings.partial,
+                shard=settings.shard,
             )
         )
 
@@ -221,9 +224,10 @@ def _count(job: _Job, differences: Differences, scope: Scope) -> WorkCount:
     bad_rows = sum(differences.bad_rows.values())
     seen = work.images + bad_rows
     phase = "checking images" if work.due else "encoding images" if work.to_do else "finishing"
-    job.progress.begin_images(phase, total=seen, untouched=work.unchanged)
     for code, count in (*differences.bad_rows.items(), *work.deferred.items()):
         job.progress.fail(code, count)
+    # last, because from now on what is counted is taken for work
+    job.progress.begin_images(phase, total=seen, untouched=work.unchanged)
     failed = bad_rows + sum(work.deferred.values())
     job.writer.run(
         lambda connection: record_synced(connection, job.run_id, seen=seen, unchanged=work.unchanged, failed=failed)
@@ -257,27 +261,45 @@ def _complete(job: _Job) -> int:
 
     Returns how many products and images were forgotten.
     """
-    from pipeline.store.index import refresh_statistics
     from pipeline.store.removal import forget
+    from pipeline.store.runs import end_share
+
+    catalog, shard, age = job.settings.catalog_name, job.settings.shard, job.settings.forget_after
+    with job.progress.stage("forget"):
+        forgotten = job.writer.run(lambda connection: forget(connection, catalog, age, shard))
+    if job.progress.snapshot().changed >= SUSPICIOUS_IMAGES:
+        job.writer.run(partial(_warn_of_placeholder, job))
+    # once, and not while other shards write: each of their vectors would take a millisecond instead of nothing
+    end = partial(end_share, model=job.model, catalog=catalog, run_id=job.run_id)
+    if shard is None or job.writer.run(partial(end, shard=shard)):
+        _complete_table(job)
+    return forgotten
+
+
+def _complete_table(job: _Job) -> None:
+    """The model's table is whole: what concerns all of it, whatever wrote it."""
+    from pipeline.store.index import refresh_statistics
     from pipeline.store.roles import is_owner
 
-    settings = job.settings
     with job.progress.stage("forget"):
-        forgotten = job.writer.run(
-            lambda connection: forget(connection, job.model, settings.catalog_name, settings.forget_after)
-        )
-    counters = job.progress.snapshot()
-    if counters.changed >= SUSPICIOUS_IMAGES:
-        job.writer.run(partial(_warn_of_placeholder, job))
-    if counters.embedded or counters.reused:
-        job.writer.run(lambda connection: refresh_statistics(connection, job.model))
+        job.writer.run(partial(_forget_vectors, job))
+    counters, is_shard = job.progress.snapshot(), job.settings.shard is not None
+    if counters.embedded or counters.reused or is_shard:
+        job.writer.run(lambda connection: refresh_statistics(connection, job.model, if_free=is_shard))
     owns = job.writer.run(is_owner)
-    if settings.build_index:
+    if job.settings.build_index:
         _have_index(job, owns=owns)
     if job.model.has_text:
         _encode_queries(job)
     job.writer.run(partial(_open_up, job.model, owns))
-    return forgotten
+
+
+def _forget_vectors(job: _Job, connection: Connection) -> None:
+    from pipeline.store.removal import forget_vectors
+    from pipeline.store.runs import is_alone
+
+    if is_alone(connection, job.model.name):
+        forget_vectors(connection, job.model, job.settings.forget_after)
 
 
 def _warn_of_placeholder(job: _Job, connection: Connection) -> None:
@@ -394,6 +416,8 @@ def _summarise(
         failures_by_code=counters.failures_by_code,
         seconds=round(counters.seconds, 3),
         images_per_s=round(counters.images_per_s, 1),
+        cost=cost_of(counters.seconds, job.settings.gpu_price),
+        shard=None if job.settings.shard is None else str(job.settings.shard),
         model=job.model.name,
         dims=job.model.dims,
         device=job.on_demand.device,

@@ -94,8 +94,10 @@ def _plan(settings: RunSettings, connection: Connection, rows: Iterator[Product 
     from pipeline.store.stage import stage_catalog
     from pipeline.store.work import WorkCount
 
-    found = stage_catalog(connection, rows, catalog=settings.catalog_name, partial=settings.partial)
-    marked = count_marked(connection, settings.catalog_name)
+    found = stage_catalog(
+        connection, rows, catalog=settings.catalog_name, partial=settings.partial, shard=settings.shard
+    )
+    marked = count_marked(connection, settings.catalog_name, settings.shard)
     model = find_model(connection, model_name(settings.model))
     if model is None or model.is_retired:
         nothing = WorkCount(images=0, missing=0, due=0, retries=0, deferred={})
@@ -118,7 +120,9 @@ def _put_together(
     from pipeline.store.sync import find_refusal
 
     products, moved = found.products, found.images.moved
-    refusal = find_refusal(found, catalog=settings.catalog_name, max_remove_rate=settings.max_remove_rate)
+    refusal = find_refusal(
+        found, catalog=settings.catalog_name, max_remove_rate=settings.max_remove_rate, shard=settings.shard
+    )
     return Plan(
         catalog=settings.catalog_name,
         model=model_name(settings.model),

@@ -263,8 +263,9 @@ class RunSummary:
     Law 1: seen == unchanged + reused + embedded + failed + pending. `checked` images had a vector and were asked for
     again, `changed` showed other bytes than before; `deferred` are those of `failed` whose next try is not due.
     `moved` images stand at another URL than before within their product, `removed` ones left the search results;
-    `forgotten` images and products were deleted. `stopped_by` is None, max_runtime, failure_rate, SIGINT or SIGTERM.
-    `limit` is a sentence: what kept the rate down, and what would move it; None when too little was done to say.
+    `forgotten` images and products were deleted. `cost` is what the machine cost in that time at --gpu-price, None
+    without one; `shard` is i/n. `stopped_by` is None, max_runtime, failure_rate, SIGINT or SIGTERM. `limit` is a
+    sentence: what kept the rate down, and what would move it; None when too little was done to say.
     """
 
     run_id: int
@@ -286,6 +287,8 @@ class RunSummary:
     failures_by_code: Mapping[str, int]
     seconds: float
     images_per_s: float
+    cost: float | None
+    shard: str | None
     model: str
     dims: int
     device: str | None

@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
+from math import isfinite
 from pathlib import Path  # noqa: TC003 - the command line reads these annotations
 from typing import Any
 
 from pipeline.errors import ConfigError
+from pipeline.shard import Shard  # noqa: TC001 - as above
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 STORAGES = ("halfvec", "vector")
@@ -114,6 +116,12 @@ class RunSettings:
     decode: DecodeSettings = field(default_factory=DecodeSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     catalog_name: str = setting("default", "name of the catalog, when a database holds several")
+    shard: Shard | None = setting(
+        None, "do one share of the products, such as 1/4, beside runs that do 2/4, 3/4 and 4/4 with the same database"
+    )
+    gpu_price: float | None = setting(
+        None, "what the machine costs an hour, in any currency: progress and summary say what the run costs"
+    )
     decode_threads: int | None = setting(None, "threads that decode; else one per core")
     max_remove_rate: float = setting(
         0.1, "share of the stored products that may be missing, or have lost all images, 0 to 1"
@@ -150,11 +158,13 @@ class RunSettings:
     )
 
     def __post_init__(self) -> None:
-        _check(self, decode_threads=1, max_remove_rate=0)
+        _check(self, decode_threads=1, max_remove_rate=0, gpu_price=0)
         if self.storage is not None and self.storage not in STORAGES:
             raise ConfigError(f"--storage is {self.storage!r}, expected {' or '.join(STORAGES)}")
         if self.max_remove_rate > 1:
             raise ConfigError(f"--max-remove-rate is {self.max_remove_rate!r}, expected 0 to 1")
+        if self.gpu_price is not None and not isfinite(self.gpu_price):
+            raise ConfigError(f"--gpu-price is {self.gpu_price!r}, expected the price of an hour")
         if not 0 <= self.max_failure_rate <= 1:
             raise ConfigError(f"--max-failure-rate is {self.max_failure_rate!r}, expected 0 to 1")
 

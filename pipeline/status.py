@@ -50,12 +50,13 @@ class Medians:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trend:
-    """The last finished runs of one catalog under one model, oldest first, the medians of all but the last of them,
-    and what is worth saying of the last.
+    """The last finished runs of one catalog, or a shard of it, under one model, oldest first, the medians of all but
+    the last of them, and what is worth saying of the last.
     """
 
     model: str
     catalog: str
+    shard: str | None
     runs: tuple[PastRun, ...]
     medians: Medians
     remarks: tuple[str, ...]
@@ -70,8 +71,9 @@ class Status:
               `oldest_check`: when the server of the image that was not looked at longest was asked last;
               coverage and index are null when this user may not see them
     runs      the last five, newest first: what catvec.run_status has, and `is_lost`, `heartbeat_age_s` (seconds)
-    trends    [{model, catalog, runs: [{run_id, finished_at, seconds, embedded, failed_share}], medians, remarks}],
-              for each catalog with two finished runs or more; `medians` are those of all runs but the last
+    trends    [{model, catalog, shard, runs: [{run_id, finished_at, seconds, embedded, failed_share}], medians,
+              remarks}], for each catalog, or shard of it, with two finished runs or more; `medians` are those of all
+              runs but the last
     failures  [{stage, code, failures, due, deferred, sample}], the most frequent first; `due`: tried in the next run
     leftovers {products, images, vectors, since}: what waits to be deleted, null when this user may not see it
     unseen    sentences: what this user may not see
@@ -152,8 +154,8 @@ def _unseen(connection: Connection) -> str:
 
 
 def find_trends(past: Sequence[PastRun]) -> tuple[Trend, ...]:
-    """The trends of catalogs with two runs or more; `past` is sorted by model, catalog and age."""
-    series = [tuple(runs) for _, runs in groupby(past, key=lambda run: (run.model, run.catalog))]
+    """The trends of catalogs and shards with two runs or more; `past` is sorted by model, catalog, shard and age."""
+    series = [tuple(runs) for _, runs in groupby(past, key=lambda run: (run.model, run.catalog, run.shard))]
     return tuple(_trend(runs) for runs in series if len(runs) > 1)
 
 
@@ -165,7 +167,9 @@ def _trend(runs: tuple[PastRun, ...]) -> Trend:
         failed_share=median(run.failed_share for run in before),
     )
     remarks = _remarks(last, medians, len(before)) if len(before) >= FEWEST_BEFORE else ()
-    return Trend(model=last.model, catalog=last.catalog, runs=runs, medians=medians, remarks=remarks)
+    return Trend(
+        model=last.model, catalog=last.catalog, shard=last.shard, runs=runs, medians=medians, remarks=remarks
+    )
 
 
 def _remarks(last: PastRun, medians: Medians, before: int) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from pipeline.commands.logs import is_json
 from pipeline.commands.terminal import say
 from pipeline.errors import CatvecError
 from pipeline.limits import in_brief
+from pipeline.pace import Pace, show_cost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,12 +23,14 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from pipeline.engine.stop import Stop
+    from pipeline.pace import Outlook
     from pipeline.progress import Progress, Snapshot, Steps
 
 LOG_EVERY_S = 10.0
 BAR_EVERY_S = 0.2
 
 # tqdm would take the time that a phase waits for others as work, and foretell too long an end
+IMAGES_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt}{unit} [{elapsed}, {rate_fmt}{postfix}]"
 STEPS_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{unit} [{elapsed}{postfix}]"
 NO_BAR = "{desc} [{elapsed}]"
 
@@ -84,10 +87,13 @@ def interruptible(progress: Progress) -> Iterator[Stop]:
 
 
 @contextmanager
-def progress_shown(progress: Progress) -> Iterator[None]:
-    """A tqdm bar on a terminal, one log line every 10 s otherwise, and a line for each new phase."""
+def progress_shown(progress: Progress, *, price: float | None = None) -> Iterator[None]:
+    """A tqdm bar on a terminal, one log line every 10 s otherwise, and a line for each new phase.
+
+    With the `price` of an hour, also what it costs.
+    """
     show = _show_bar if sys.stderr.isatty() and not is_json() else _show_lines
-    with beside(lambda ended: show(progress, ended), name="progress"):
+    with beside(lambda ended: show(progress, Pace(price), ended), name="progress"):
         yield
 
 
@@ -105,25 +111,30 @@ def beside(work: Callable[[threading.Event], None], *, name: str) -> Iterator[No
         thread.join()
 
 
-def _show_lines(progress: Progress, ended: threading.Event) -> None:
+def _show_lines(progress: Progress, pace: Pace, ended: threading.Event) -> None:
     phase, next_line_s, before = "", LOG_EVERY_S, progress.snapshot()
     while True:
         is_over = ended.wait(BAR_EVERY_S)
         now = progress.snapshot()
+        outlook = pace.look(now)
         if now.phase != phase:
             phase = now.phase
-            say(f"{phase} …", **_counters(now))
+            say(f"{phase} …", **_counters(now, outlook))
             next_line_s = now.seconds + LOG_EVERY_S
         if is_over:
             return
         if now.seconds >= next_line_s:
             next_line_s = now.seconds + LOG_EVERY_S
             limits = in_brief(now.loads(before))
-            say(f"{_line(now)}, {limits}" if limits else _line(now), **_counters(now), limits=limits or None)
+            say(
+                ", ".join(filter(None, (_line(now, outlook), limits))),
+                **_counters(now, outlook),
+                limits=limits or None,
+            )
             before = now
 
 
-def _line(now: Snapshot) -> str:
+def _line(now: Snapshot, outlook: Outlook) -> str:
     if now.steps is not None:
         return _steps_line(now.phase, now.steps)
     if now.total is None:
@@ -131,17 +142,32 @@ def _line(now: Snapshot) -> str:
     return (
         f"{now.phase}: {now.done:,} of {now.total:,}, {now.images_per_s:.1f} images/s, "
         f"{now.embedded:,} embedded, {now.reused:,} reused, {now.failed:,} failed"
+        + "".join(f", {part}" for part in _foretold(outlook))
     )
 
 
-def _counters(now: Snapshot) -> dict[str, Any]:
+def _foretold(outlook: Outlook) -> list[str]:
+    """What is left and what it costs, as far as that is known."""
+    from pipeline.report.words import span
+
+    parts = [] if outlook.left_s is None else [f"about {span(outlook.left_s)} left"]
+    if outlook.cost is not None:
+        whole = "" if outlook.expected_cost is None else f" of about {show_cost(outlook.expected_cost)}"
+        parts.append(f"cost {show_cost(outlook.cost)}{whole}")
+    return parts
+
+
+def _counters(now: Snapshot, outlook: Outlook) -> dict[str, Any]:
     """The line's numbers for --log-format json; a phase without images counts what its `unit` says."""
     if now.steps is not None:
         left_s = None if now.steps.left_s is None else round(now.steps.left_s, 1)
         steps = {"unit": now.steps.unit, "done": now.steps.done, "total": now.steps.total}
         return {"phase": now.phase, **steps, "waits_for": now.steps.waits_for or None, "left_s": left_s}
     counts = {name: getattr(now, name) for name in ("done", "total", "unchanged", "reused", "embedded", "failed")}
-    return {"phase": now.phase, "unit": "images", **counts, "images_per_s": round(now.images_per_s, 1)}
+    left_s = None if outlook.left_s is None else round(outlook.left_s, 1)
+    costs = {} if outlook.cost is None else {"cost": outlook.cost, "expected_cost": outlook.expected_cost}
+    rate = {"images_per_s": round(now.images_per_s, 1), "left_s": left_s}
+    return {"phase": now.phase, "unit": "images", **counts, **rate, **costs}
 
 
 def _steps_line(phase: str, steps: Steps) -> str:
@@ -151,7 +177,7 @@ def _steps_line(phase: str, steps: Steps) -> str:
     return line if steps.left_s is None else f"{line}, about {steps.left_s:,.0f} s left"
 
 
-def _show_bar(progress: Progress, ended: threading.Event) -> None:
+def _show_bar(progress: Progress, pace: Pace, ended: threading.Event) -> None:
     """One bar for the images, and one for each phase that counts something else, or nothing."""
     is_over, now = False, progress.snapshot()
     before, limits = now, ""
@@ -161,7 +187,7 @@ def _show_bar(progress: Progress, ended: threading.Event) -> None:
             while not is_over and what == _counted(now):
                 if now.seconds - before.seconds >= LOG_EVERY_S:
                     before, limits = now, in_brief(now.loads(before))
-                _refresh(bar, now, limits)
+                _refresh(bar, now, pace.look(now), limits)
                 is_over = ended.wait(BAR_EVERY_S)
                 now = progress.snapshot()
 
@@ -177,11 +203,11 @@ def _bar(now: Snapshot) -> tqdm[NoReturn]:
     from tqdm import tqdm
 
     unit, _ = _counted(now)
-    layout = None if unit == "images" else STEPS_BAR if unit else NO_BAR
+    layout = IMAGES_BAR if unit == "images" else STEPS_BAR if unit else NO_BAR
     return tqdm(unit=f" {unit}", bar_format=layout, dynamic_ncols=True, smoothing=0.1, leave=False, file=sys.stderr)
 
 
-def _refresh(bar: tqdm[NoReturn], now: Snapshot, limits: str) -> None:
+def _refresh(bar: tqdm[NoReturn], now: Snapshot, outlook: Outlook, limits: str) -> None:
     steps = now.steps
     if steps is not None:
         bar.set_description_str(f"{now.phase}, {steps.waits_for}" if steps.waits_for else now.phase, refresh=False)
@@ -197,6 +223,7 @@ def _refresh(bar: tqdm[NoReturn], now: Snapshot, limits: str) -> None:
                 bar.total = now.total
                 bar.unpause()
             bar.n = now.done
-            counts = f"failed={now.failed}, reused={now.reused}"
-            bar.set_postfix_str(f"{counts}, {limits}" if limits else counts, refresh=False)
+            counts = [f"failed={now.failed}", f"reused={now.reused}"]
+            told = filter(None, (*counts, *_foretold(outlook), limits))
+            bar.set_postfix_str(", ".join(told), refresh=False)
     bar.refresh()

@@ -73,7 +73,7 @@ def _index(entry: ModelStatus) -> str | None:
 def _print_runs(runs: Sequence[RunStatus]) -> None:
     rows = [
         (
-            *(run.run_id, "lost" if run.is_lost else run.state, run.catalog, run.started_at, _seconds(run.seconds)),
+            *(run.run_id, "lost" if run.is_lost else run.state, _source(run), run.started_at, _seconds(run.seconds)),
             *(run.seen, run.unchanged, run.checked, run.changed, run.reused, run.embedded, run.failed, run.removed),
         )
         for run in runs
@@ -87,6 +87,10 @@ def _print_runs(runs: Sequence[RunStatus]) -> None:
             print_data(sentence)
 
 
+def _source(run: RunStatus | Trend) -> str:
+    return f"{run.catalog}, shard {run.shard}" if run.shard else run.catalog
+
+
 def _seconds(seconds: float | None) -> str | None:
     return None if seconds is None else f"{seconds:,.1f} s" if seconds < 10 else f"{seconds:,.0f} s"
 
@@ -95,7 +99,8 @@ def _what_happened(run: RunStatus) -> str | None:
     """A sentence on a run that did not simply finish."""
     from pipeline.doctor.server import span
 
-    which, where = f"run {run.run_id}", f"process {run.pid} on {run.host}"
+    which = f"run {run.run_id}" + (f" (shard {run.shard})" if run.shard else "")
+    where = f"process {run.pid} on {run.host}"
     silence = span(timedelta(seconds=run.heartbeat_age_s))
     if run.is_lost:
         return f"{which} is lost: {where} disappeared, last sign of life {silence} ago"
@@ -120,7 +125,7 @@ def _print_trend(trend: Trend) -> None:
             sparkline([run.failed_share for run in runs]),
         ),
     ]
-    what = f"{trend.catalog}, {trend.model}"
+    what = f"{_source(trend)}, {trend.model}"
     print_table((what, f"median of {len(runs) - 1}", "last", f"last {len(runs)}"), rows, right=(1, 2))
     for remark in trend.remarks:
         print_data(remark)

@@ -16,6 +16,7 @@ import typer
 
 from pipeline.durations import parse_age, show_duration
 from pipeline.settings import plain_fields
+from pipeline.shard import Shard, parse_shard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -135,6 +136,13 @@ def with_settings(*kinds: type) -> Callable[[Callable[..., None]], Callable[...,
     return decorate
 
 
+_PARSED: dict[Any, tuple[str, Callable[[str], Any]]] = {
+    timedelta: ("AGE", parse_age),
+    Shard | None: ("I/N", parse_shard),
+}
+"""what stands for a value in --help, and how its text is read"""
+
+
 def take(kind: type[Record], options: dict[str, Any], **more: Any) -> Record:
     """Build a settings record from the options that `with_settings` made for it."""
     hints = get_type_hints(kind)
@@ -143,8 +151,8 @@ def take(kind: type[Record], options: dict[str, Any], **more: Any) -> Record:
 
 
 def _read(value: Any, hint: Any) -> Any:
-    if hint is timedelta:
-        return parse_age(value)
+    if hint in _PARSED and value is not None:
+        return _PARSED[hint][1](value)
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -164,8 +172,11 @@ def _option(name: str, hint: Any, default: Any, help_text: str) -> inspect.Param
     flag = "--" + option.replace("_", "-")
     if hint is bool and default:
         flag = f"{flag}/--no-{flag.removeprefix('--')}"
-    kind: Any = list[str] if is_several else str if hint is timedelta else hint
-    metavar = "AGE" if hint is timedelta else None
+    kind: Any = list[str] if is_several else hint
+    metavar = None
+    if hint in _PARSED:
+        metavar, _ = _PARSED[hint]
+        kind = str if default is not None else str | None
     annotation = Annotated[
         kind, typer.Option(flag, envvar="CATVEC_" + option.upper(), help=help_text, metavar=metavar)
     ]

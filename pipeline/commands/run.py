@@ -19,6 +19,7 @@ from pipeline.commands.outcome import exit_code_of, metrics_of_failure, write_me
 from pipeline.commands.terminal import print_json, print_table, say, say_error
 from pipeline.durations import parse_duration
 from pipeline.errors import BreakerError, CatvecError
+from pipeline.pace import show_cost
 from pipeline.settings import CatalogSettings, DecodeSettings, FetchSettings, ModelSettings, RunSettings
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def _ingest(
     from pipeline.ingest import ingest
 
     try:
-        with progress_shown(progress), _deadline(stop, limits.max_runtime):
+        with progress_shown(progress, price=settings.gpu_price), _deadline(stop, limits.max_runtime):
             return ingest(settings, url=url, progress=progress, stop=stop, wait=limits.wait, stdin=sys.stdin.buffer)
     except (KeyboardInterrupt, CatvecError) as error:
         if isinstance(error, CatvecError):
@@ -284,10 +285,11 @@ def _print_plan(found: Plan) -> None:
 def summary_lines(summary: RunSummary, *, active: str | None, place: str) -> list[str]:
     """What a run did, in words; the last line says what to type next. `active` is the model that apps read."""
     counts = ", ".join(f"{getattr(summary, name):,} {name}" for name in ("unchanged", "reused", "embedded", "failed"))
+    cost = "" if summary.cost is None else f", cost {show_cost(summary.cost)}"
     lines = [
         f"{summary.seen:,} images seen: {counts}" + (f", {summary.pending:,} pending" if summary.pending else ""),
         f"model {summary.model} ({summary.dims} dimensions) {_device(summary)}: {_pace(summary)}"
-        f"{summary.seconds:,.1f} s in all",
+        f"{summary.seconds:,.1f} s in all{cost}",
     ]
     if summary.limit:
         lines.append(summary.limit)
@@ -326,13 +328,23 @@ def _next_step(summary: RunSummary, *, active: str | None, place: str) -> str:
         return "stopped: too many images fail"
     if not summary.finished:
         return f"stopped early ({summary.stopped_by}); to go on, run the same command again"
-    if not summary.unchanged + summary.reused + summary.embedded:
+    is_empty_share = summary.shard is not None and not summary.seen
+    if not summary.unchanged + summary.reused + summary.embedded and not is_empty_share:
         return f"nothing could be embedded; see: catvec failures{place}"
-    switch = f"catvec models activate {summary.model}{place}"
-    if active is None:
-        return f"apps read no model yet; next, as the owner of catvec's tables: {switch}"
     if active != summary.model:
-        return f"apps go on reading model {active}; next, to let them read {summary.model}: {switch}"
+        return _switch(summary, active, f"catvec models activate {summary.model}{place}")
     return (
         f"next: catvec similar PRODUCT_ID{place}, or catvec search --image FILE{place}, or SQL: catvec db psql{place}"
     )
+
+
+def _switch(summary: RunSummary, active: str | None, command: str) -> str:
+    if summary.shard is not None:
+        count = summary.shard.partition("/")[2]
+        built = f"shard {summary.shard} is done; the last of the {count} to end builds the index"
+        if active is None:
+            return f"{built} and lets apps read the model"
+        return f"{built}; then, to let apps read {summary.model} instead of {active}: {command}"
+    if active is None:
+        return f"apps read no model yet; next, as the owner of catvec's tables: {command}"
+    return f"apps go on reading model {active}; next, to let them read {summary.model}: {command}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from pipeline import __version__
 from pipeline.errors import ConfigError, StoreError
+from pipeline.pace import show_cost
 from pipeline.report import words
 from pipeline.report.chart import draw
 from pipeline.report.pictures import fetch_pictures
@@ -269,6 +270,8 @@ def _facts(summary: RunSummary, run: RecordedRun) -> list[Count]:
         ("model", f"{summary.model}, {summary.dims} dimensions"),
         ("rate", f"{words.number(summary.images_per_s)} images/s" if summary.images_per_s else ""),
         ("limit", summary.limit or ""),
+        ("cost", show_cost(summary.cost) if summary.cost is not None else ""),
+        ("shard", summary.shard or ""),
         ("device", " ".join(filter(None, (summary.device, summary.precision)))),
         ("batch", f"{summary.batch_size:,} images" if summary.batch_size else ""),
         ("started", words.moment(run.started_at)),

@@ -20,7 +20,7 @@ from psycopg.rows import class_row
 from pipeline.errors import StoreError
 from pipeline.store.connect import connect, translate
 from pipeline.store.explain.sql import explain_sql
-from pipeline.store.runs import LOCK_KEY
+from pipeline.store.runs import IS_ALIVE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -90,16 +90,10 @@ SELECT count(*)
    AND i.active
 """
 
-# the run's lock is an advisory one: pg_locks shows its key in two halves, and shows it to everybody
 RUNS = f"""
 SELECT r.run_id, r.model, r.catalog, r.state, r.host, r.pid, r.error,
        now() - coalesce(r.finished_at, r.started_at) AS age, now() - r.heartbeat_at AS silence,
-       EXISTS (SELECT
-                 FROM pg_locks l
-                WHERE l.locktype = 'advisory'
-                  AND l.granted
-                  AND l.objsubid = 1
-                  AND (l.classid::bigint << 32) | l.objid::bigint = {LOCK_KEY.replace("%s", "r.model")}) AS is_locked
+       {IS_ALIVE} AS is_locked
   FROM catvec.run_status r
  WHERE r.state = 'running'
     OR r.run_id = (SELECT max(run_id) FROM catvec.run_status)

@@ -177,14 +177,18 @@ def _list_indexes(connection: Connection, model: StoredModel) -> list[IndexState
         return cursor.execute(INDEXES, names).fetchall()
 
 
-def refresh_statistics(connection: Connection, model: StoredModel) -> None:
+def refresh_statistics(connection: Connection, model: StoredModel, *, if_free: bool = False) -> None:
     """Let the planner see what a load brought.
+
+    `if_free` passes over a table that somebody builds an index on: to wait for that inside a transaction is a
+    deadlock with it.
 
     Until autovacuum comes by, in a minute or in an hour, it takes the new tables for nearly empty, and then reads
     them row by row instead of through the index (seen with 6,000 products).
     """
     for table in (model.table, "images", "products"):
-        connection.execute(sql.SQL("ANALYZE catvec_store.{}").format(sql.Identifier(table)))
+        options = sql.SQL("(SKIP_LOCKED) " if if_free else "")
+        connection.execute(sql.SQL("ANALYZE {}catvec_store.{}").format(options, sql.Identifier(table)))
 
 
 def build_index(

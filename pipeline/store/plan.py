@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
+from pipeline.store.share import IS_OURS, share_values
 from pipeline.store.work import WorkCount, count_work_in
 
 if TYPE_CHECKING:
+    from pipeline.shard import Shard
     from pipeline.store.connect import Connection
     from pipeline.store.models import StoredModel
     from pipeline.store.work import Scope
@@ -33,17 +35,22 @@ SELECT count(*) FILTER (WHERE d.is_new), count(*) FILTER (WHERE NOT d.is_new),
 """
 
 # marked by a run that then broke off: they leave with the next one that ends, unless the catalog names them again
-COUNT_MARKED = """
+COUNT_MARKED = (
+    """
 WITH marked AS (
   SELECT p.product_id
     FROM catvec_store.products p
-   WHERE p.catalog = %s
+   WHERE p.catalog = %(catalog)s
      AND p.active
      AND p.missing_since IS NOT NULL
+     AND """
+    + IS_OURS
+    + """
      AND NOT EXISTS (SELECT FROM differing_products d WHERE d.product_id = p.product_id))
 SELECT (SELECT count(*) FROM marked),
        (SELECT count(*) FROM catvec_store.images i JOIN marked USING (product_id) WHERE i.active)
 """
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +71,9 @@ class Marked:
     images: int
 
 
-def count_marked(connection: Connection, catalog: str) -> Marked:
-    [(products, images)] = connection.execute(COUNT_MARKED, (catalog,)).fetchall()
+def count_marked(connection: Connection, catalog: str, shard: Shard | None = None) -> Marked:
+    values = {"catalog": catalog, **share_values(shard)}
+    [(products, images)] = connection.execute(COUNT_MARKED, values).fetchall()
     return Marked(products=products, images=images)
 
 

@@ -8,22 +8,28 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from pipeline.durations import NEVER
+from pipeline.store.share import IS_OURS, share_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import timedelta
 
+    from pipeline.shard import Shard
     from pipeline.store.connect import Connection
     from pipeline.store.models import StoredModel
 
 # A picture stays until its product has another one that searches find: one at a new URL may not have been fetched
 # yet, or cannot be had.
-DEACTIVATE_IMAGES = """
+DEACTIVATE_IMAGES = (
+    """
 UPDATE catvec_store.images i
    SET active = false
   FROM catvec_store.products p
  WHERE p.product_id = i.product_id
    AND p.catalog = %(catalog)s
+   AND """
+    + IS_OURS
+    + """
    AND i.active
    AND i.missing_since IS NOT NULL
    AND (p.missing_since IS NOT NULL
@@ -33,14 +39,18 @@ UPDATE catvec_store.images i
                     WHERE other.product_id = i.product_id AND other.active AND other.missing_since IS NULL))
 RETURNING p.missing_since IS NULL
 """
+)
 
-DEACTIVATE_PRODUCTS = """
-UPDATE catvec_store.products
+DEACTIVATE_PRODUCTS = (
+    """
+UPDATE catvec_store.products p
    SET active = false, removed_at = now(), updated_at = now()
  WHERE catalog = %(catalog)s
    AND active
    AND missing_since IS NOT NULL
-"""
+   AND """
+    + IS_OURS
+)
 
 # images that an older release removed: their time begins now
 MARK_REMOVED = """
@@ -51,21 +61,27 @@ UPDATE catvec_store.images
 """
 
 # their images, failures and stored neighbours go with them
-FORGET_PRODUCTS = """
-DELETE FROM catvec_store.products
+FORGET_PRODUCTS = (
+    """
+DELETE FROM catvec_store.products p
  WHERE catalog = %(catalog)s
    AND NOT active
    AND coalesce(missing_since, removed_at, updated_at) <= now() - %(age)s::interval
-"""
+   AND """
+    + IS_OURS
+)
 
-FORGET_IMAGES = """
+FORGET_IMAGES = (
+    """
 DELETE FROM catvec_store.images i
  USING catvec_store.products p
  WHERE p.product_id = i.product_id
    AND p.catalog = %(catalog)s
    AND NOT i.active
    AND i.missing_since <= now() - %(age)s::interval
-"""
+   AND """
+    + IS_OURS
+)
 
 # Images that are only marked missing still show their content: pictures come back.
 MARK_UNUSED = """
@@ -109,7 +125,9 @@ class Removed:
     replaced: int
 
 
-def remove_missing(connection: Connection, models: Sequence[StoredModel], catalog: str) -> Removed:
+def remove_missing(
+    connection: Connection, models: Sequence[StoredModel], catalog: str, shard: Shard | None = None
+) -> Removed:
     """Take what the catalog no longer names out of the search results, which people make under these models."""
     joins = [
         sql.SQL("JOIN catvec_store.{table} AS {name} ON {name}.content_sha256 = other.content_sha256").format(
@@ -117,24 +135,31 @@ def remove_missing(connection: Connection, models: Sequence[StoredModel], catalo
         )
         for model in models
     ]
-    values = {"catalog": catalog}
+    values = {"catalog": catalog, **share_values(shard)}
     statement = sql.SQL(DEACTIVATE_IMAGES).format(joins=sql.SQL(" ").join(joins))
     stays = [row[0] for row in connection.execute(statement, values).fetchall()]
     products = connection.execute(DEACTIVATE_PRODUCTS, values).rowcount
     return Removed(products=products, images=len(stays), replaced=sum(stays))
 
 
-def forget(connection: Connection, model: StoredModel, catalog: str, age: timedelta) -> int:
-    """Delete what left the catalog more than `age` ago, and vectors that no image has shown for that long.
-
-    Returns how many products and images are gone.
-    """
+def forget(connection: Connection, catalog: str, age: timedelta, shard: Shard | None = None) -> int:
+    """Delete what left the catalog more than `age` ago. Returns how many products and images are gone."""
     if age == NEVER:
         return 0
-    values = {"catalog": catalog, "age": age, "model_id": model.model_id}
+    values = {"catalog": catalog, "age": age, **share_values(shard)}
     connection.execute(MARK_REMOVED)
     images = connection.execute(FORGET_IMAGES, values).rowcount
     products = connection.execute(FORGET_PRODUCTS, values).rowcount
+    return products + images
+
+
+def forget_vectors(connection: Connection, model: StoredModel, age: timedelta) -> None:
+    """Delete the vectors that no image has shown for `age`.
+
+    Not while a run with this model writes: it may be about to show one of them again.
+    """
+    if age == NEVER:
+        return
+    values = {"age": age, "model_id": model.model_id}
     for statement in (UNMARK_USED, MARK_UNUSED, FORGET_VECTORS):
         connection.execute(sql.SQL(statement).format(table=sql.Identifier(model.table)), values)
-    return products + images

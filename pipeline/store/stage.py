@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, LiteralString
 
 from pipeline.records import BadRow, Deletion
+from pipeline.store.share import IS_OURS, share_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from pipeline.records import Product
+    from pipeline.shard import Shard
     from pipeline.store.connect import Connection
 
 CREATE_STAGE = """
@@ -128,7 +130,8 @@ SELECT s.product_id, s.url, s.position, i.image_id, i.image_id IS NULL AS is_new
 
 # A product is gone when it is said to be, or when a full catalog does not name it. One whose row is bad today is not
 # gone: it stays as it was. What an earlier reading marked, of a run that was then broken off, was judged then.
-FIND_GONE_PRODUCTS = """
+FIND_GONE_PRODUCTS = (
+    """
 CREATE TEMPORARY TABLE gone_products ON COMMIT DROP AS
 SELECT p.product_id
   FROM catvec_store.products p
@@ -140,7 +143,9 @@ SELECT p.product_id
    AND p.active
    AND p.missing_since IS NULL
    AND coalesce(named.is_deleted, NOT %(partial)s)
-"""
+   AND """
+    + IS_OURS
+)
 
 FIND_GONE_IMAGES = """
 CREATE TEMPORARY TABLE gone_images ON COMMIT DROP AS
@@ -156,12 +161,16 @@ SELECT i.image_id, i.product_id
    AND (gone.product_id IS NOT NULL OR (stated.product_id IS NOT NULL AND s.product_id IS NULL))
 """
 
-COUNT_PRODUCTS = """
+COUNT_PRODUCTS = (
+    """
 SELECT (SELECT count(*)
           FROM catvec_store.products p
          WHERE p.catalog = %(catalog)s
            AND p.active
-           AND p.missing_since IS NULL),
+           AND p.missing_since IS NULL
+           AND """
+    + IS_OURS
+    + """),
        (SELECT count(*) FROM stage_products),
        count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new),
        (SELECT count(*) FROM gone_products),
@@ -173,15 +182,20 @@ SELECT (SELECT count(*)
                  WHERE s.product_id IS NULL) AS bare)
   FROM differing_products
 """
+)
 
 # a gone image with a new one beside it has moved; what is then left over is lost
-COUNT_IMAGES = """
+COUNT_IMAGES = (
+    """
 SELECT (SELECT count(*)
           FROM catvec_store.images i
           JOIN catvec_store.products p ON p.product_id = i.product_id
          WHERE p.catalog = %(catalog)s
            AND i.active
-           AND i.missing_since IS NULL),
+           AND i.missing_since IS NULL
+           AND """
+    + IS_OURS
+    + """),
        (SELECT count(*) FROM stage_images),
        coalesce(sum(fresh), 0)::bigint, coalesce(sum(gone), 0)::bigint, coalesce(sum(least(fresh, gone)), 0)::bigint
   FROM (SELECT product_id, count(*) FILTER (WHERE is_fresh) AS fresh, count(*) FILTER (WHERE NOT is_fresh) AS gone
@@ -190,6 +204,7 @@ SELECT (SELECT count(*)
                 SELECT product_id, false FROM gone_images) AS both_ways
          GROUP BY product_id) AS per_product
 """
+)
 
 COUNT_STATED = "SELECT (SELECT count(*) FROM stage_products), (SELECT count(*) FROM stage_images)"
 
@@ -229,11 +244,24 @@ class Differences:
 
 
 def stage_catalog(
-    connection: Connection, rows: Iterable[Product | BadRow | Deletion], *, catalog: str, partial: bool
+    connection: Connection,
+    rows: Iterable[Product | BadRow | Deletion],
+    *,
+    catalog: str,
+    partial: bool,
+    shard: Shard | None = None,
 ) -> Differences:
-    """Read the catalog into temporary tables of the caller's transaction, and compare it with what is stored."""
-    values = {"catalog": catalog, "partial": partial}
-    _read(connection, rows)
+    """Read the catalog into temporary tables of the caller's transaction, and compare it with what is stored.
+
+    With a `shard`, `rows` are those of this share, and so is what they are compared with.
+    """
+    read_rows(connection, rows)
+    return compare_rows(connection, catalog=catalog, partial=partial, shard=shard)
+
+
+def compare_rows(connection: Connection, *, catalog: str, partial: bool, shard: Shard | None) -> Differences:
+    """What was read, beside what is stored."""
+    values = {"catalog": catalog, "partial": partial, **share_values(shard)}
     connection.execute(MARK_TAKEN, values)
     connection.execute(SPLIT_STAGE)
     connection.execute(FORGET_NO_IMAGE)
@@ -248,7 +276,7 @@ def stage_catalog(
 
 def stage_first_catalog(connection: Connection, rows: Iterable[Product | BadRow | Deletion]) -> Differences:
     """The same where catvec has no tables yet: everything is new."""
-    _read(connection, rows)
+    read_rows(connection, rows)
     connection.execute(SPLIT_STAGE)
     connection.execute(FORGET_NO_IMAGE)
     products, images = _row(connection, COUNT_STATED, {})
@@ -277,7 +305,8 @@ def _array(texts: Iterable[str]) -> str:
     return "{" + ",".join(quoted) + "}"
 
 
-def _read(connection: Connection, rows: Iterable[Product | BadRow | Deletion]) -> None:
+def read_rows(connection: Connection, rows: Iterable[Product | BadRow | Deletion]) -> None:
+    """Copy the catalog into a temporary table of the caller's transaction."""
     connection.execute(CREATE_STAGE)
     nothing = (None,) * 6
     with connection.cursor().copy(COPY_STAGE) as copy:

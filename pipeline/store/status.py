@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 from psycopg.rows import class_row
 
-from pipeline.store.runs import LOCK_KEY
+from pipeline.store.runs import IS_ALIVE
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -29,20 +29,13 @@ SELECT has_schema_privilege(n.oid, 'USAGE')
  WHERE n.nspname = 'catvec_store'
 """
 
-# A run holds an advisory lock while it lives: pg_locks shows its key in two halves, and shows it to everybody. Before
-# its model is known it holds none.
+# a run holds its lock while it lives; before its model is known it holds none
 RUNS = f"""
-SELECT r.run_id, r.model, r.catalog, r.state,
+SELECT r.run_id, r.model, r.catalog, r.shard, r.state,
        r.state = 'lost'
        OR r.state = 'running'
       AND r.model IS NOT NULL
-      AND NOT EXISTS (SELECT
-                        FROM pg_locks l
-                       WHERE l.locktype = 'advisory'
-                         AND l.granted
-                         AND l.objsubid = 1
-                         AND (l.classid::bigint << 32) | l.objid::bigint
-                             = {LOCK_KEY.replace("%s", "r.model")}) AS is_lost,
+      AND NOT {IS_ALIVE} AS is_lost,
        r.started_at, r.heartbeat_at, r.finished_at,
        extract(epoch FROM now() - r.heartbeat_at)::double precision AS heartbeat_age_s,
        r.host, r.pid, r.seen, r.unchanged, r.reused, r.embedded, r.failed, r.pending, r.checked, r.changed,
@@ -55,15 +48,15 @@ SELECT r.run_id, r.model, r.catalog, r.state,
 
 # runs of older releases have no summary; then the clock is right enough
 PAST_RUNS = """
-SELECT r.model, r.catalog, r.run_id, r.finished_at,
+SELECT r.model, r.catalog, r.shard, r.run_id, r.finished_at,
        coalesce(r.seconds, extract(epoch FROM r.finished_at - r.started_at))::double precision AS seconds, r.embedded,
        coalesce(r.failed::double precision / nullif(r.seen, 0), 0) AS failed_share
-  FROM (SELECT s.*, row_number() OVER (PARTITION BY s.model, s.catalog ORDER BY s.run_id DESC) AS place
+  FROM (SELECT s.*, row_number() OVER (PARTITION BY s.model, s.catalog, s.shard ORDER BY s.run_id DESC) AS place
           FROM catvec.run_status s
          WHERE s.state = 'finished'
            AND s.model IS NOT NULL) r
  WHERE r.place <= %(limit)s
- ORDER BY r.model, r.catalog, r.run_id
+ ORDER BY r.model, r.catalog, r.shard NULLS FIRST, r.run_id
 """
 
 OLDEST_CHECK = """
@@ -96,6 +89,7 @@ class RunStatus:
     run_id: int
     model: str | None
     catalog: str
+    shard: str | None
     state: str
     is_lost: bool
     started_at: datetime
@@ -127,6 +121,7 @@ class PastRun:
 
     model: str
     catalog: str
+    shard: str | None
     run_id: int
     finished_at: datetime
     seconds: float
@@ -159,7 +154,7 @@ def list_runs(connection: Connection, *, limit: int) -> list[RunStatus]:
 
 
 def list_past_runs(connection: Connection, *, limit: int) -> list[PastRun]:
-    """The last finished runs of each model and catalog, oldest first."""
+    """The last finished runs of each model and catalog, or of each shard of it, oldest first."""
     with connection.cursor(row_factory=class_row(PastRun)) as cursor:
         return cursor.execute(PAST_RUNS, {"limit": limit}).fetchall()
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.errors import CatalogError
-from pipeline.store.stage import stage_catalog
+from pipeline.store.share import IS_OURS, share_values
+from pipeline.store.stage import compare_rows, read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pipeline.records import BadRow, Deletion, Product
+    from pipeline.shard import Shard
     from pipeline.store.connect import Connection
     from pipeline.store.stage import Differences
 
@@ -62,12 +64,17 @@ UPDATE catvec_store.images i
    AND i.missing_since IS NULL
 """
 
-# A delta feed names only some rows: what was bad in others stands until they are named again.
-DROP_BAD_ROWS = """
-DELETE FROM catvec_store.bad_rows b
- WHERE b.catalog = %(catalog)s
-   AND (NOT %(partial)s OR b.product_id IS NULL OR b.product_id IN (SELECT s.product_id FROM stage s))
-"""
+# A delta feed names only some rows: what was bad in others stands until they are named again. A row without an id is
+# of the first share.
+DROP_BAD_ROWS = (
+    """
+DELETE FROM catvec_store.bad_rows p
+ WHERE p.catalog = %(catalog)s
+   AND (NOT %(partial)s OR p.product_id IS NULL OR p.product_id IN (SELECT s.product_id FROM stage s))
+   AND CASE WHEN p.product_id IS NULL THEN coalesce(%(share)s::bigint, 0) = 0 ELSE """
+    + IS_OURS
+    + " END"
+)
 
 INSERT_BAD_ROWS = """
 INSERT INTO catvec_store.bad_rows (catalog, row_number, product_id, url, code, detail)
@@ -90,19 +97,22 @@ def sync_catalog(
     catalog: str,
     max_remove_rate: float,
     partial: bool = False,
+    shard: Shard | None = None,
 ) -> Differences:
     """Make the tables say what the catalog says; inside the caller's transaction.
 
-    With `partial` the catalog holds only what changed: what it does not name stays.
+    With `partial` the catalog holds only what changed: what it does not name stays. With a `shard`, `rows` are those
+    of this share, and products of others are none of its business.
 
     Raises CatalogError from `rows`, and when more than `max_remove_rate` of what is stored would leave: a cut-off
     export looks just like that.
     """
-    values = {"catalog": catalog, "partial": partial}
-    # runs of two models may read one catalog at the same time; the lock ends with the transaction
+    values = {"catalog": catalog, "partial": partial, **share_values(shard)}
+    read_rows(connection, rows)  # without the lock: several shards may read at the same time
+    # runs of two models, and shards, may work on one catalog at the same time; the lock ends with the transaction
     connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('catvec:sync:' || %(catalog)s, 0))", values)
-    found = stage_catalog(connection, rows, catalog=catalog, partial=partial)
-    refusal = find_refusal(found, catalog=catalog, max_remove_rate=max_remove_rate)
+    found = compare_rows(connection, catalog=catalog, partial=partial, shard=shard)
+    refusal = find_refusal(found, catalog=catalog, max_remove_rate=max_remove_rate, shard=shard)
     if refusal is not None:
         raise refusal
     for statement in (MERGE_PRODUCTS, LOCK_IMAGES, MERGE_IMAGES, MARK_MISSING_PRODUCTS, MARK_MISSING_IMAGES):
@@ -112,16 +122,19 @@ def sync_catalog(
     return found
 
 
-def find_refusal(found: Differences, *, catalog: str, max_remove_rate: float) -> CatalogError | None:
+def find_refusal(
+    found: Differences, *, catalog: str, max_remove_rate: float, shard: Shard | None = None
+) -> CatalogError | None:
     """Why a run must not go on with this catalog: too much of what is stored would leave the search results."""
     products, images = found.products, found.images
+    source = f"catalog {catalog!r}" + (f" (shard {shard})" if shard else "")
     leaving, lost = products.gone + products.bare, images.gone - images.moved
     if leaving > max(max_remove_rate * products.stored, 1 if max_remove_rate else 0):
         what = "are missing in this one" + (", or have no image in it" if products.bare else "")
-        problem = f"{leaving:,} of the {products.stored:,} products stored from catalog {catalog!r} {what}"
+        problem = f"{leaving:,} of the {products.stored:,} products stored from {source} {what}"
     elif lost > max(max_remove_rate * images.stored, SPARE_IMAGES if max_remove_rate else 0):
         problem = (
-            f"{lost:,} of the {images.stored:,} images stored from catalog {catalog!r} are missing in this one, "
+            f"{lost:,} of the {images.stored:,} images stored from {source} are missing in this one, "
             "without another in their place"
         )
     else:

@@ -13,11 +13,13 @@ from psycopg import sql
 
 from pipeline.durations import NEVER
 from pipeline.records import ImageRef
+from pipeline.store.share import IS_OURS, share_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime, timedelta
 
+    from pipeline.shard import Shard
     from pipeline.store.connect import Connection, Session
     from pipeline.store.models import StoredModel
 
@@ -60,7 +62,8 @@ CASE WHEN f.image_id IS NOT NULL
 END
 """
 
-TASKS = """
+TASKS = (
+    """
   FROM (SELECT i.*, f.code, f.next_try_at, coalesce(f.kind = 'permanent', false) AS failed_for_good,
                f.etag AS failure_etag, f.last_modified AS failure_last_modified,
                e.content_sha256 IS NOT NULL AS has_vector, coalesce({is_to_try}, false) AS is_to_try,
@@ -74,8 +77,11 @@ TASKS = """
            AND i.active
            AND i.missing_since IS NULL
            AND i.image_id > %(after)s
-           AND i.image_id <= %(last)s) AS task
-"""
+           AND i.image_id <= %(last)s
+           AND """
+    + IS_OURS
+    + ") AS task"
+)
 
 COUNT = """
 SELECT count(*),
@@ -111,7 +117,7 @@ CHECKS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
-    """Which images are looked at, and when they are due; `recheck` and `full_check` are ages.
+    """Which images are looked at, and when they are due; `recheck` and `full_check` are ages. `shard` None: all.
 
     `as_of` is by the database's clock; images up to `last_id` were there then, what others add is their work.
     """
@@ -121,6 +127,7 @@ class Scope:
     last_id: int
     recheck: timedelta
     full_check: timedelta
+    shard: Shard | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,10 +151,12 @@ class WorkCount:
         return self.images - self.to_do - sum(self.deferred.values())
 
 
-def open_scope(connection: Connection, catalog: str, *, recheck: timedelta, full_check: timedelta) -> Scope:
+def open_scope(
+    connection: Connection, catalog: str, *, recheck: timedelta, full_check: timedelta, shard: Shard | None = None
+) -> Scope:
     """What a run that begins to look at images now looks at."""
     [(now, last)] = connection.execute("SELECT now(), coalesce(max(image_id), 0) FROM catvec_store.images").fetchall()
-    return Scope(catalog=catalog, as_of=now, last_id=last, recheck=recheck, full_check=full_check)
+    return Scope(catalog=catalog, as_of=now, last_id=last, recheck=recheck, full_check=full_check, shard=shard)
 
 
 def count_work(session: Session, model: StoredModel, scope: Scope) -> WorkCount:
@@ -237,6 +246,7 @@ def _values(model: StoredModel, scope: Scope) -> dict[str, object]:
         "full_check_s": _seconds(scope.full_check),
         "after": 0,
         "last": scope.last_id,
+        **share_values(scope.shard),
     }
 
 
