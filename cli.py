@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from pipeline import __version__
+from pipeline.commands.bundle import export, load
 from pipeline.commands.config import FILE_NAME, read_config
 from pipeline.commands.database import db_app
 from pipeline.commands.demo import demo
@@ -44,6 +45,8 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(plan)
+app.command()(load)
+app.command()(export)
 app.command()(search)
 app.command()(similar)
 app.command()(embed_text)

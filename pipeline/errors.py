@@ -6,6 +6,7 @@ CatvecError
 ├── ModelError         weights, identity or device of a model
 ├── StoreError         the database
 │   └── LockedError    another run holds the lock
+├── BundleError        a bundle on disk is damaged, or cannot be written
 ├── BreakerError       too many images fail: the network or a server is down
 └── ItemError          one catalog row or image; the only one a run survives
     ├── RowError
@@ -59,7 +60,11 @@ class StoreError(CatvecError):
 
 
 class LockedError(StoreError):
-    """Another run holds the lock on this database and model."""
+    """Another run holds the lock on this database and model, or on this bundle."""
+
+
+class BundleError(CatvecError):
+    """A bundle on disk is damaged, or cannot be read or written."""
 
 
 class BreakerError(CatvecError):

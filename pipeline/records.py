@@ -248,9 +248,10 @@ class RunSummary:
     again, `changed` showed other bytes than before; `deferred` are those of `failed` whose next try is not due.
     `moved` images stand at another URL than before within their product, `removed` ones left the search results;
     `forgotten` images and products were deleted. `stopped_by` is None, max_runtime, failure_rate, SIGINT or SIGTERM.
+    `run_id` is None for a run into a bundle, which no database knows.
     """
 
-    run_id: int
+    run_id: int | None
     finished: bool
     stopped_by: str | None
     seen: int
