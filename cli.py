@@ -16,6 +16,7 @@ import typer
 
 from pipeline import __version__
 from pipeline.commands.bench import bench
+from pipeline.commands.bundle import export, load
 from pipeline.commands.config import FILE_NAME, read_config
 from pipeline.commands.database import db_app
 from pipeline.commands.demo import demo
@@ -45,6 +46,8 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(plan)
+app.command()(load)
+app.command()(export)
 app.command()(search)
 app.command()(similar)
 app.command()(embed_text)

@@ -8,6 +8,7 @@ CatvecError
 ├── StoreError         the database
 │   ├── AwayError      it did not come back in time
 │   └── LockedError    another run holds the lock
+├── BundleError        a bundle on disk is damaged, or cannot be written
 ├── BreakerError       too many images fail: the network or a server is down
 └── ItemError          one catalog row or image; the only one a run survives
     ├── RowError
@@ -69,7 +70,11 @@ class AwayError(StoreError):
 
 
 class LockedError(StoreError):
-    """Another run holds the lock on this database and model."""
+    """Another run holds the lock on this database and model, or on this bundle."""
+
+
+class BundleError(CatvecError):
+    """A bundle on disk is damaged, or cannot be read or written."""
 
 
 class BreakerError(CatvecError):

@@ -15,20 +15,19 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
-from pipeline.encoding import usable_cores
 from pipeline.errors import BreakerError, CatvecError, LockedError
+from pipeline.finishing import have_index, open_up, shown_beside
 from pipeline.inputs import read_rows, scope_now
-from pipeline.limits import Circumstances, name_limit
 from pipeline.on_demand import ModelOnDemand
-from pipeline.pace import cost_of
-from pipeline.records import ProductChanges, RunSummary
+from pipeline.records import ProductChanges
+from pipeline.summary import Beside, summarise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pipeline.engine.stop import Stop
-    from pipeline.progress import Progress, Snapshot
-    from pipeline.records import BadRow, Deletion, Product
+    from pipeline.progress import Progress
+    from pipeline.records import BadRow, Deletion, Product, RunSummary
     from pipeline.settings import RunSettings
     from pipeline.store.connect import Connection, Session
     from pipeline.store.models import StoredModel
@@ -149,7 +148,7 @@ def _work_off(job: _Job, rows: Iterator[Product | BadRow | Deletion]) -> Ended:
         _encode_missing(job, work, scope, moved=differences.images.moved)
     except BreakerError as breaker:
         return _give_up(job, breaker, differences, work)
-    shown = job.feeder.run(partial(_shown_beside, job))
+    shown = job.feeder.run(partial(shown_beside, job.model))
     models = [job.model, shown] if shown else [job.model]
     catalog, shard = job.settings.catalog_name, job.settings.shard
     removed = job.writer.run(lambda connection: remove_missing(connection, models, catalog, shard))
@@ -171,14 +170,6 @@ def _work_off(job: _Job, rows: Iterator[Product | BadRow | Deletion]) -> Ended:
     state = "finished" if finished else "stopped"
     job.writer.run(lambda connection: end_run(connection, job.run_id, state, summary=summary))
     return Ended(summary=summary)
-
-
-def _shown_beside(job: _Job, connection: Connection) -> StoredModel | None:
-    """The model that apps read, when it is another than the run's."""
-    from pipeline.store.models import list_models
-
-    others = (model for model in list_models(connection) if model.model_id != job.model.model_id)
-    return next((model for model in others if model.is_active), None)
 
 
 def _give_up(job: _Job, breaker: BreakerError, differences: Differences, work: WorkCount) -> Ended:
@@ -244,7 +235,7 @@ def _encode_missing(job: _Job, work: WorkCount, scope: Scope, *, moved: int) -> 
         return
     if work.missing > moved and not job.stop.is_asked():
         job.on_demand.prepare(work.missing - moved)  # while nothing is under way: it may fail
-    shown = job.feeder.run(partial(_shown_beside, job))
+    shown = job.feeder.run(partial(shown_beside, job.model))
     encode_work(
         read_work(job.feeder, job.model, scope, work),
         settings=job.settings,
@@ -288,10 +279,10 @@ def _complete_table(job: _Job) -> None:
         job.writer.run(lambda connection: refresh_statistics(connection, job.model, if_free=is_shard))
     owns = job.writer.run(is_owner)
     if job.settings.build_index:
-        _have_index(job, owns=owns)
+        have_index(job.writer, job.model, job.progress, url=job.url, owns=owns)
     if job.model.has_text:
         _encode_queries(job)
-    job.writer.run(partial(_open_up, job.model, owns))
+    job.writer.run(partial(open_up, job.model, owns))
 
 
 def _forget_vectors(job: _Job, connection: Connection) -> None:
@@ -312,45 +303,6 @@ def _warn_of_placeholder(job: _Job, connection: Connection) -> None:
             "%d pictures changed into one and the same: if their server showed a placeholder, run again with "
             "--recheck always when it shows them again",
             images,
-        )
-
-
-def _have_index(job: _Job, *, owns: bool) -> None:
-    from pipeline.store.build import watched
-    from pipeline.store.index import build_index, find_index
-    from pipeline.store.models import has_vectors
-
-    connection = job.writer.connection()
-    if not has_vectors(connection, job.model):
-        return  # an index on nothing would only make the first load slow
-    if owns:
-        if not find_index(connection, job.model).is_valid:
-            job.progress.begin("building the index")
-        with job.progress.stage("index"), watched(job.url, job.model, job.progress):
-            build_index(connection, job.model, job.progress)
-    elif not find_index(connection, job.model).is_valid:
-        logger.warning(
-            "model %s has no index, so searches read every vector; user %r may not build it: the owner of catvec's "
-            "tables runs once: catvec index build",
-            job.model.name,
-            connection.info.user,
-        )
-
-
-def _open_up(model: StoredModel, owns: bool, connection: Connection) -> None:
-    """Let the model be activated, and do so when apps read none yet."""
-    from pipeline.store.models import activate_model, has_vectors, list_models, mark_ready
-
-    if not has_vectors(connection, model):
-        return  # nothing to search in: apps keep what they have
-    mark_ready(connection, model)
-    if any(other.is_active for other in list_models(connection)):
-        return
-    if owns:
-        activate_model(connection, model.name)
-    else:
-        logger.warning(
-            "apps read no model yet; the owner of catvec's tables runs: catvec models activate %s", model.name
         )
 
 
@@ -392,50 +344,22 @@ def _summarise(
     removed: Removed | None = None,
     forgotten: int = 0,
 ) -> RunSummary:
-    counters = job.progress.snapshot()
-    seen, products = counters.total or 0, differences.products
-    return RunSummary(
-        run_id=job.run_id,
-        finished=stopped_by is None,
-        stopped_by=stopped_by,
-        seen=seen,
-        unchanged=counters.unchanged,
-        reused=counters.reused,
-        embedded=counters.embedded,
-        failed=counters.failed,
-        pending=seen - counters.done,
-        checked=counters.checked,
-        changed=counters.changed,
-        deferred=sum(work.deferred.values()),
-        moved=differences.images.moved,
-        removed=removed.images - min(removed.replaced, differences.images.moved) if removed else 0,
-        forgotten=forgotten,
-        products=ProductChanges(
-            new=products.new, changed=products.changed, removed=removed.products if removed else 0
+    products = differences.products
+    return summarise(
+        job.progress,
+        Beside(
+            stopped_by=stopped_by,
+            deferred=sum(work.deferred.values()),
+            moved=differences.images.moved,
+            removed=removed.images - min(removed.replaced, differences.images.moved) if removed else 0,
+            forgotten=forgotten,
+            products=ProductChanges(
+                new=products.new, changed=products.changed, removed=removed.products if removed else 0
+            ),
         ),
-        failures_by_code=counters.failures_by_code,
-        seconds=round(counters.seconds, 3),
-        images_per_s=round(counters.images_per_s, 1),
-        cost=cost_of(counters.seconds, job.settings.gpu_price),
-        shard=None if job.settings.shard is None else str(job.settings.shard),
+        run_id=job.run_id,
         model=job.model.name,
         dims=job.model.dims,
-        device=job.on_demand.device,
-        precision=job.on_demand.precision,
-        batch_size=min((encoder.batch_size for encoder in job.on_demand.loaded), default=None),
-        stage_seconds=counters.stage_seconds,
-        stage_loads=counters.loads(),
-        limit=_name_limit(job, counters) if stopped_by != "failure_rate" else None,
-    )
-
-
-def _name_limit(job: _Job, counters: Snapshot) -> str | None:
-    circumstances = Circumstances(
         settings=job.settings,
-        device=job.on_demand.device,
-        precision=job.on_demand.precision,
-        hosts=counters.hosts,
-        cores=usable_cores(),
+        on_demand=job.on_demand,
     )
-    limit = name_limit(counters, circumstances)
-    return limit.sentence if limit else None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pipeline.records import ModelSpec
 
@@ -24,12 +24,28 @@ WORTH_TRYING = 10_000
 """images for which several batch sizes are tried, once: on a CPU that takes as long as 360 of them"""
 
 
+class KnownModel(Protocol):
+    """A model as a database or a bundle knows it: its name there, and its identity."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def revision(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def dims(self) -> int: ...
+    @property
+    def has_text(self) -> bool: ...
+
+
 class ModelOnDemand:
     """The model of one run, once on each of its devices. Any thread may call its methods."""
 
-    def __init__(self, settings: RunSettings, stored: StoredModel | None, progress: Progress) -> None:
-        """Raises ModelError for a model that cannot be found; one that the database does not know is loaded at
-        once."""
+    def __init__(self, settings: RunSettings, stored: KnownModel | None, progress: Progress) -> None:
+        """Raises ModelError for a model that cannot be found; one that is not known yet is loaded at once."""
         from pipeline.models.batch import BatchSizes
 
         self._settings = settings
@@ -121,24 +137,29 @@ class ModelOnDemand:
             return self._encoder.batch_size
         return self._settings.model.batch_size or UNLOADED_BATCH
 
+    @property
+    def location(self) -> str:
+        """Where the model comes from: its alias or Hub id, or the path of its folder."""
+        from pipeline.models.registry import hub_id
+
+        wanted = self._settings.model.model
+        return wanted if hub_id(wanted) else str(Path(wanted).expanduser().resolve())
+
     def register(self, connection: Connection) -> StoredModel:
         """The row of this model, made or checked. Raises ModelError when it is another than it was."""
         from pipeline.models.preprocess import fingerprint
-        from pipeline.models.registry import hub_id
         from pipeline.store.models import register_model
 
-        wanted = self._settings.model.model
-        location = wanted if hub_id(wanted) else str(Path(wanted).expanduser().resolve())
         return register_model(
             connection,
             self.spec,
             fingerprint(self.spec.preprocess),
-            location=location,
+            location=self.location,
             storage=self._settings.storage,
         )
 
     def _known_spec(self) -> ModelSpec | None:
-        """What the database knows of exactly these weights with this preprocessing; None if it is not the same."""
+        """What is known of exactly these weights with this preprocessing; None if it is not the same."""
         from pipeline.models.folder import read_config
         from pipeline.models.preprocess import fingerprint, read_preprocess
         from pipeline.models.source import find_model

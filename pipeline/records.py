@@ -266,9 +266,10 @@ class RunSummary:
     `forgotten` images and products were deleted. `cost` is what the machine cost in that time at --gpu-price, None
     without one; `shard` is i/n. `stopped_by` is None, max_runtime, failure_rate, SIGINT or SIGTERM. `limit` is a
     sentence: what kept the rate down, and what would move it; None when too little was done to say.
+    `run_id` is None for a run into a bundle, which no database knows.
     """
 
-    run_id: int
+    run_id: int | None
     finished: bool
     stopped_by: str | None
     seen: int

@@ -169,6 +169,27 @@ class RunSettings:
             raise ConfigError(f"--max-failure-rate is {self.max_failure_rate!r}, expected 0 to 1")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadSettings:
+    """How `catvec load` brings a bundle into a database; what is said here is said for `run`, too."""
+
+    max_remove_rate: float = setting(
+        0.1, "share of the stored products that may be missing in the bundle, or have lost all images, 0 to 1"
+    )
+    partial: bool = setting(False, "products that the bundle does not name stay")
+    build_index: bool = setting(True, "have an HNSW index after the load")
+    storage: str | None = setting(
+        None, "halfvec (16 bits a number) or vector (32 bits) for a new model's table; else halfvec, or as it is"
+    )
+
+    def __post_init__(self) -> None:
+        _check(self, max_remove_rate=0)
+        if self.max_remove_rate > 1:
+            raise ConfigError(f"--max-remove-rate is {self.max_remove_rate!r}, expected 0 to 1")
+        if self.storage is not None and self.storage not in STORAGES:
+            raise ConfigError(f"--storage is {self.storage!r}, expected {' or '.join(STORAGES)}")
+
+
 def plain_fields(kind: type) -> list[str]:
     """The names of the fields of a settings record that are set one by one."""
     return [entry.name for entry in fields(kind) if "help" in entry.metadata]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import threading
 from contextlib import contextmanager, nullcontext
@@ -18,12 +19,12 @@ from pipeline.commands.options import Database, Home, Json, home_of, open_databa
 from pipeline.commands.outcome import exit_code_of, metrics_of_failure, write_metrics_file
 from pipeline.commands.terminal import print_json, print_table, say, say_error
 from pipeline.durations import parse_duration
-from pipeline.errors import BreakerError, CatvecError
+from pipeline.errors import BreakerError, CatvecError, ConfigError
 from pipeline.pace import show_cost
 from pipeline.settings import CatalogSettings, DecodeSettings, FetchSettings, ModelSettings, RunSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pipeline.commands.live import Signals
     from pipeline.engine.stop import Stop
@@ -73,6 +74,14 @@ MetricsFile = Annotated[
         help="file.prom to write for the textfile collector of Prometheus' node_exporter",
     ),
 ]
+To = Annotated[
+    Path | None,
+    typer.Option(
+        "--to",
+        metavar="FOLDER",
+        help="write a bundle into this folder, for a database that cannot be reached from here; later: catvec load",
+    ),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="show what would be done, as catvec plan does; write nothing")
 ]
@@ -102,8 +111,10 @@ class Outcome:
 
 @with_settings(CatalogSettings, FetchSettings, DecodeSettings, ModelSettings, RunSettings)
 def run(
+    context: typer.Context,
     db: Database = None,
     home: Home = None,
+    to: To = None,
     tolerate_failures: Tolerated = 0.05,
     max_runtime: MaxRuntime = None,
     wait: WaitForRun = "0s",
@@ -120,10 +131,15 @@ def run(
     settings = _take_settings(options, home)
     longest = parse_duration(max_runtime) if max_runtime else None
     limits = Limits(wait=parse_duration(wait), max_runtime=longest, tolerated=tolerate_failures)
+    if to is not None:
+        refuse_beside_bundle(context, ("db", "home", "report", "dry_run"))
     if dry_run:
         return show_plan(settings, db=db, home=home, as_json=json)
     with metrics_of_failure(metrics_file, settings):
-        outcome = run_catalog(settings, limits, db=db, home=home, report=report)
+        if to is None:
+            outcome = run_catalog(settings, limits, db=db, home=home, report=report)
+        else:
+            outcome = run_to_bundle(settings, limits, to)
     write_metrics_file(metrics_file, settings, outcome.summary, outcome.exit_code)
     if json:
         print_json(outcome.summary)  # after everything else that is said: the last line of a log, too
@@ -155,6 +171,7 @@ def run_catalog(
 ) -> Outcome:
     """Ingest with progress and signals; the summary has been said, and the report written."""
     from pipeline.engine.stop import Stop
+    from pipeline.ingest import ingest
     from pipeline.progress import Progress
     from pipeline.status import read_models
     from pipeline.timeline import Timeline
@@ -166,7 +183,8 @@ def run_catalog(
     stop, progress, timeline = Stop(), Progress(), Timeline()
     with open_database(db, home) as url, signals_stop(stop) as signals:
         with beside(partial(_sample, progress, timeline), name="timeline") if report else nullcontext():
-            ended = _ingest(settings, limits, url=url, progress=progress, stop=stop, signals=signals)
+            work = partial(ingest, settings, url=url, progress=progress, stop=stop)
+            ended = _watch(work, limits, progress=progress, stop=stop, signals=signals, price=settings.gpu_price)
         summary = ended.summary
         active = next((model.name for model in read_models(url) if model.is_active), None)
         for line in summary_lines(summary, active=active, place=place_of(db, home)):
@@ -177,14 +195,46 @@ def run_catalog(
     return Outcome(summary=summary, exit_code=code, breaker=ended.breaker)
 
 
-def _ingest(
-    settings: RunSettings, limits: Limits, *, url: str, progress: Progress, stop: Stop, signals: Signals
-) -> Ended:
-    from pipeline.ingest import ingest
+def run_to_bundle(settings: RunSettings, limits: Limits, folder: Path) -> Outcome:
+    """The same without a database: what becomes of the images goes into a bundle."""
+    from pipeline.bundling import ingest_to_bundle
+    from pipeline.engine.stop import Stop
+    from pipeline.progress import Progress
 
+    stop, progress = Stop(), Progress()
+    with signals_stop(stop) as signals:
+        work = partial(ingest_to_bundle, settings, folder, progress=progress, stop=stop)
+        ended = _watch(work, limits, progress=progress, stop=stop, signals=signals, price=settings.gpu_price)
+    for line in bundle_lines(ended.summary, folder):
+        say(line)
+    code = exit_code_of(ended.breaker) if ended.breaker else _exit_code(ended.summary, limits, signals)
+    return Outcome(summary=ended.summary, exit_code=code, breaker=ended.breaker)
+
+
+def refuse_beside_bundle(context: typer.Context, names: tuple[str, ...]) -> None:
+    """Raise ConfigError for options that speak of a database; one that is set for all commands does not count."""
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise ConfigError(
+                f"--{name.replace('_', '-')} cannot go with --to: a bundle is made without a database",
+                hint="leave one of the two out; catvec load brings a bundle into a database",
+            )
+
+
+def _watch(
+    work: Callable[..., Ended],
+    limits: Limits,
+    *,
+    progress: Progress,
+    stop: Stop,
+    signals: Signals,
+    price: float | None,
+) -> Ended:
+    """Do the work of a run with its progress on the terminal, and say how to go on when it is interrupted."""
     try:
-        with progress_shown(progress, price=settings.gpu_price), _deadline(stop, limits.max_runtime):
-            return ingest(settings, url=url, progress=progress, stop=stop, wait=limits.wait, stdin=sys.stdin.buffer)
+        with progress_shown(progress, price=price), _deadline(stop, limits.max_runtime):
+            return work(wait=limits.wait, stdin=sys.stdin.buffer)
     except (KeyboardInterrupt, CatvecError) as error:
         if isinstance(error, CatvecError):
             if not signals.received:
@@ -284,15 +334,7 @@ def _print_plan(found: Plan) -> None:
 
 def summary_lines(summary: RunSummary, *, active: str | None, place: str) -> list[str]:
     """What a run did, in words; the last line says what to type next. `active` is the model that apps read."""
-    counts = ", ".join(f"{getattr(summary, name):,} {name}" for name in ("unchanged", "reused", "embedded", "failed"))
-    cost = "" if summary.cost is None else f", cost {show_cost(summary.cost)}"
-    lines = [
-        f"{summary.seen:,} images seen: {counts}" + (f", {summary.pending:,} pending" if summary.pending else ""),
-        f"model {summary.model} ({summary.dims} dimensions) {_device(summary)}: {_pace(summary)}"
-        f"{summary.seconds:,.1f} s in all{cost}",
-    ]
-    if summary.limit:
-        lines.append(summary.limit)
+    lines = _count_lines(summary)
     products = summary.products
     if products.new or products.changed or products.removed:
         lines.append(f"products: {products.new:,} new, {products.changed:,} changed, {products.removed:,} removed")
@@ -311,6 +353,30 @@ def summary_lines(summary: RunSummary, *, active: str | None, place: str) -> lis
         due = f" ({summary.deferred:,} not tried, their next try is not due)" if summary.deferred else ""
         lines.append(f"failed: {codes}{due}; see: catvec failures{place}")
     return [*lines, _next_step(summary, active=active, place=place)]
+
+
+def bundle_lines(summary: RunSummary, folder: Path) -> list[str]:
+    """The same of a run into a bundle."""
+    lines = _count_lines(summary)
+    if summary.failures_by_code:
+        codes = ", ".join(f"{code} {count:,}" for code, count in summary.failures_by_code.items())
+        lines.append(f"failed: {codes}; the same command tries them again; after catvec load: catvec failures")
+    if summary.stopped_by == "failure_rate":
+        return [*lines, "stopped: too many images fail"]
+    if not summary.finished:
+        return [*lines, f"stopped early ({summary.stopped_by}); to go on, run the same command again"]
+    return [*lines, f"next, where the database can be reached: catvec load {shlex.quote(str(folder))} --db …"]
+
+
+def _count_lines(summary: RunSummary) -> list[str]:
+    counts = ", ".join(f"{getattr(summary, name):,} {name}" for name in ("unchanged", "reused", "embedded", "failed"))
+    cost = "" if summary.cost is None else f", cost {show_cost(summary.cost)}"
+    lines = [
+        f"{summary.seen:,} images seen: {counts}" + (f", {summary.pending:,} pending" if summary.pending else ""),
+        f"model {summary.model} ({summary.dims} dimensions) {_device(summary)}: {_pace(summary)}"
+        f"{summary.seconds:,.1f} s in all{cost}",
+    ]
+    return [*lines, summary.limit] if summary.limit else lines
 
 
 def _device(summary: RunSummary) -> str:

@@ -133,6 +133,7 @@ class _Found:
 
 def gather(url: str, *, summary: RunSummary, timeline: Timeline, settings: RunSettings) -> Page:
     """Read what the run changed, and fetch the pictures of it. Raises StoreError."""
+    assert summary.run_id is not None  # noqa: S101 - only a run into a database has a report
     found = _read(url, summary.run_id)
     pictures = _fetch(found, summary, settings)
     now = datetime.now(UTC)

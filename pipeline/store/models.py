@@ -11,12 +11,12 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from pipeline.errors import ModelError
+from pipeline.records import ModelSpec, PreprocessSpec
 from pipeline.store.roles import require_owner
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from pipeline.records import ModelSpec
     from pipeline.store.connect import Connection
 
 SELECT_MODELS = """
@@ -60,6 +60,8 @@ SELECT EXISTS (
      AND d.refobjid = to_regclass(%s)
      AND r.ev_class = to_regclass('catvec.image_embeddings'))
 """
+
+SELECT_PREPROCESS = "SELECT preprocess FROM catvec_store.models WHERE model_id = %s"
 
 HAS_NEIGHBOURS = "SELECT EXISTS (SELECT FROM catvec_store.neighbours WHERE model_id = %s)"
 
@@ -275,6 +277,20 @@ def check_table(connection: Connection, model: StoredModel) -> None:
             f"to store as {model.storage}",
             hint="somebody altered the table; run with --model-name NAME to make a new one",
         )
+
+
+def read_spec(connection: Connection, model: StoredModel) -> ModelSpec:
+    """The vector space of a stored model."""
+    [(stored,)] = connection.execute(SELECT_PREPROCESS, (model.model_id,)).fetchall()
+    triples = {name: tuple(stored[name]) for name in ("mean", "std")}
+    return ModelSpec(
+        name=model.name,
+        source=model.source,
+        revision=model.revision,
+        dims=model.dims,
+        preprocess=PreprocessSpec(**{**stored, **triples}),
+        has_text=model.has_text,
+    )
 
 
 def has_vectors(connection: Connection, model: StoredModel) -> bool:

