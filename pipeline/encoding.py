@@ -45,12 +45,16 @@ def make_stages(
 ) -> Stages:
     """The work of each stage, as the settings say."""
     from pipeline.engine.local import Stages
-    from pipeline.images.decode import decode
+    from pipeline.images.decoder import choose_decoder
 
+    encoders = on_demand.encoders() if settings.decode.decoder == "nvjpeg" else on_demand.loaded
+    devices = [encoder.device for encoder in encoders]
+    decoder = choose_decoder(settings.decode, on_demand.spec.preprocess, devices)
     return Stages(
         open_fetcher=partial(open_fetcher, settings),
         find_known=find_known,
-        decode=lambda fetched: decode(fetched, on_demand.spec.preprocess, settings.decode),
+        decode=decoder.decode_many,
+        decode_at_once=decoder.at_once,
         batch_size=on_demand.batch_size,
         encoders=on_demand.encoders,
         write=write,

@@ -16,6 +16,7 @@ from typing import Any
 from pipeline.errors import ConfigError
 from pipeline.shard import Shard  # noqa: TC001 - as above
 
+DECODERS = ("auto", "pillow", "nvjpeg")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 STORAGES = ("halfvec", "vector")
 
@@ -77,10 +78,15 @@ class DecodeSettings:
     """How bytes become pixels."""
 
     reduced: bool = setting(True, "decode large JPEGs at a half, quarter or eighth, never below twice the input size")
+    decoder: str = setting(
+        "auto", "auto, pillow, or nvjpeg: JPEG files on the CUDA devices; auto does so where torchvision can"
+    )
     max_pixels: int = setting(100_000_000, "pixels an image may have; 100 million take 300 MB while decoding")
 
     def __post_init__(self) -> None:
         _check(self, max_pixels=1)
+        if self.decoder not in DECODERS:
+            raise ConfigError(f"--decoder is {self.decoder!r}, expected {', '.join(DECODERS)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,14 +90,16 @@ Item = Embedding | Content | Same | NotModified | Failure
 class Stages:
     """The work of each stage.
 
-    `find_known` tells which SHA-256 sums have a vector already. `decode` runs in several threads and raises
-    DecodeError. `encoders` are asked for when there is something to encode; until then `batch_size` tells how many
-    images they will take at once. `write` commits outcomes and returns what it could write.
+    `find_known` tells which SHA-256 sums have a vector already. `decode` runs in several threads and takes up to
+    `decode_at_once` images; what is wrong with one stands in its place. `encoders` are asked for when there is
+    something to encode; until then `batch_size` tells how many images they will take at once. `write` commits
+    outcomes and returns what it could write.
     """
 
     open_fetcher: Callable[[], AbstractAsyncContextManager[Fetcher]]
     find_known: Callable[[Sequence[bytes]], set[bytes]]
-    decode: Callable[[Fetched], Decoded]
+    decode: Callable[[Sequence[Fetched]], Sequence[Decoded | Exception]]
+    decode_at_once: int
     batch_size: Callable[[], int]
     encoders: Callable[[], Sequence[Encoder]]
     write: Callable[[Outcomes], Outcomes]
@@ -263,15 +265,14 @@ class LocalEngine:
         self._decoded.close()
 
     def _decode_some(self) -> None:
-        while (fetched := self._to_decode.receive()) is not None:
-            try:
-                with self._progress.stage("decode"):
-                    decoded = self._stages.decode(fetched)
-            except Exception as error:  # noqa: BLE001 - one image never ends the run
-                self._fail(fetched.content, "decode", error)
-            else:
-                self._decoded.put(decoded, sender="decode")
-            finally:
+        while files := self._to_decode.receive_many(self._stages.decode_at_once, wait_s=0.0):
+            with self._progress.stage("decode"):
+                found = self._stages.decode(files)
+            for fetched, decoded in zip(files, found, strict=True):
+                if isinstance(decoded, Exception):
+                    self._fail(fetched.content, "decode", decoded)
+                else:
+                    self._decoded.put(decoded, sender="decode")
                 self._window.leave(len(fetched.data))
 
     def _fail(self, content: Content, stage: str, error: Exception) -> None:

@@ -31,7 +31,7 @@ from pipeline.images.resize import Box, resize_and_crop, resized_size
 from pipeline.records import Decoded
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -84,6 +84,14 @@ def decode(fetched: Fetched, spec: PreprocessSpec, settings: DecodeSettings) -> 
     """
     pixels, width, height = _decode(fetched.data, spec, settings)
     return Decoded(content=fetched.content, width=width, height=height, pixels=pixels)
+
+
+def attempt(decode_one: Callable[[], Decoded]) -> Decoded | Exception:
+    """The image, or what is wrong with it."""
+    try:
+        return decode_one()
+    except Exception as error:  # noqa: BLE001 - the engine tells known errors from others
+        return error
 
 
 def decode_pixels(data: bytes, spec: PreprocessSpec, settings: DecodeSettings) -> NDArray[np.uint8]:

@@ -17,12 +17,12 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from pipeline.errors import ConfigError
 from pipeline.images import sniff
-from pipeline.images.decode import ORIENTATION_TAG, check_size, decode
+from pipeline.images.decode import ORIENTATION_TAG, attempt, check_size, decode
 from pipeline.images.resize import resized_size
 from pipeline.records import Decoded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import torch
     from numpy.typing import NDArray
@@ -88,11 +88,8 @@ class NvJpegDecoder:
         tensors = dict(zip(chosen, self._decode_each([files[place].data for place in chosen]), strict=True))
         found: list[Decoded | Exception] = []
         for place, (fetched, orientation) in enumerate(zip(files, orientations, strict=True)):
-            tensor = tensors.get(place)
-            if orientation is None or tensor is None:
-                found.append(attempt(partial(decode, fetched, self._spec, self._settings)))
-            else:
-                found.append(self._finish(fetched, orientation, tensor))
+            decoded = self._finish(fetched, orientation, tensors.pop(place, None))
+            found.append(decoded or attempt(partial(decode, fetched, self._spec, self._settings)))
         return found
 
     def _decode_each(self, data: list[bytes]) -> list[torch.Tensor | None]:
@@ -107,16 +104,26 @@ class NvJpegDecoder:
         half = len(data) // 2
         return self._decode_each(data[:half]) + self._decode_each(data[half:])
 
-    def _finish(self, fetched: Fetched, orientation: int, tensor: torch.Tensor) -> Decoded:
-        import torch
-
-        turns, is_mirrored = _TURNS.get(orientation, (0, False))
-        upright = torch.rot90(tensor, turns, dims=(1, 2))
-        if is_mirrored:
-            upright = upright.flip(2)
+    def _finish(self, fetched: Fetched, orientation: int | None, tensor: torch.Tensor | None) -> Decoded | None:
+        """None for what is left to Pillow, also because the device's memory does not suffice."""
+        if orientation is None or tensor is None:
+            return None
+        try:
+            upright = _turn(tensor, orientation)
+            pixels = resize_and_crop_tensor(upright, self._spec)
+        except RuntimeError as error:
+            logger.debug("not resized on the device: %s", error)
+            return None
         height, width = upright.shape[1:]
-        pixels = resize_and_crop_tensor(upright, self._spec)
         return Decoded(content=fetched.content, width=width, height=height, pixels=pixels)
+
+
+def _turn(image: torch.Tensor, orientation: int) -> torch.Tensor:
+    import torch
+
+    turns, is_mirrored = _TURNS.get(orientation, (0, False))
+    upright = torch.rot90(image, turns, dims=(1, 2))
+    return upright.flip(2) if is_mirrored else upright
 
 
 def can_resize(spec: PreprocessSpec) -> bool:
@@ -136,14 +143,6 @@ def resize_and_crop_tensor(image: torch.Tensor, spec: PreprocessSpec) -> NDArray
     top, left = (height - spec.height) // 2, (width - spec.width) // 2
     kept = resized[0, :, top : top + spec.height, left : left + spec.width].round().clamp(0, 255)
     return np.ascontiguousarray(kept.to(torch.uint8).permute(1, 2, 0).cpu().numpy())
-
-
-def attempt(decode_one: Callable[[], Decoded]) -> Decoded | Exception:
-    """The image, or what is wrong with it."""
-    try:
-        return decode_one()
-    except Exception as error:  # noqa: BLE001 - the engine tells known errors from others
-        return error
 
 
 def _read_orientation(data: bytes, settings: DecodeSettings) -> int | None:

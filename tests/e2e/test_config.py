@@ -20,8 +20,8 @@ UNKNOWN = "keys are options without the dashes; see: catvec run --help"
 RUN_KEYS = [
     *("run_id", "finished", "stopped_by", "seen", "unchanged", "reused", "embedded", "failed", "pending"),
     *("checked", "changed", "deferred", "moved", "removed", "forgotten", "products"),
-    *("failures_by_code", "seconds", "images_per_s", "model", "dims", "device", "precision", "batch_size"),
-    *("stage_seconds", "stage_loads", "limit"),
+    *("failures_by_code", "seconds", "images_per_s", "cost", "shard", "model", "dims", "device", "precision"),
+    *("batch_size", "stage_seconds", "stage_loads", "limit"),
 ]
 """as the design promises them"""
 

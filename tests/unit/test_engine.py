@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,7 @@ from pipeline.engine.breaker import Breaker
 from pipeline.engine.local import LocalEngine, Stages
 from pipeline.engine.stop import Stop
 from pipeline.errors import BreakerError, DecodeError, DeviceLostError, FetchError
+from pipeline.images.decode import attempt
 from pipeline.progress import Progress
 from pipeline.records import Content, Decoded, Failure, Fetched, ImageRef, Outcomes
 
@@ -164,7 +166,8 @@ class Workshop:
         stages = Stages(
             open_fetcher=lambda: self,
             find_known=self.find_known,
-            decode=self.decode,
+            decode=lambda files: [attempt(partial(self.decode, fetched)) for fetched in files],
+            decode_at_once=3,
             batch_size=lambda: batch_size,
             encoders=lambda: devices or [Device(self, "cpu", batch_size)],
             write=self.write,

@@ -15,6 +15,7 @@ from PIL import Image
 
 from pipeline.errors import ConfigError, DecodeError
 from pipeline.images.decode import ORIENTATION_TAG, decode_pixels
+from pipeline.images.decoder import choose_decoder
 from pipeline.images.nvjpeg import DecodeJpegs, NvJpegDecoder, can_resize, open_nvjpeg
 from pipeline.records import Content, Decoded, Fetched, ImageRef
 from pipeline.settings import DecodeSettings
@@ -148,3 +149,37 @@ def test_what_only_pillow_resizes_is_left_to_it() -> None:
 
 def test_there_is_no_nvjpeg_without_cuda() -> None:
     assert open_nvjpeg("cpu") is None
+
+
+def test_without_cuda_pillow_decodes_and_nvjpeg_is_refused() -> None:
+    good, bad = fetched(encoded(photo(60, 50), "JPEG")), fetched(b"<html>")
+    decoder = choose_decoder(DecodeSettings(), spec(), ["cpu"])
+
+    assert (decoder.name, decoder.at_once) == ("pillow", 1)
+    found = decoder.decode_many([good, bad])
+    assert [type(one).__name__ for one in found] == ["Decoded", "DecodeError"]
+    with pytest.raises(ConfigError, match="--decoder is 'nvjpeg', but there is no CUDA device, or no torchvision"):
+        choose_decoder(DecodeSettings(decoder="nvjpeg"), spec(), ["cpu"])
+    with pytest.raises(ConfigError, match="--decoder is 'gpu', expected auto, pillow, nvjpeg"):
+        DecodeSettings(decoder="gpu")
+
+
+def test_with_cuda_nvjpeg_decodes() -> None:
+    import torch
+
+    if not torch.cuda.is_available() or open_nvjpeg("cuda") is None:
+        pytest.skip("there is no CUDA device with torchvision here")
+    assert choose_decoder(DecodeSettings(), spec(), ["cuda"]).name == "nvjpeg"
+    assert choose_decoder(DecodeSettings(decoder="pillow"), spec(), ["cuda"]).name == "pillow"
+    assert choose_decoder(DecodeSettings(), spec(edge=32, height=48, width=48), ["cuda"]).name == "pillow"
+
+
+def test_what_the_device_has_no_memory_for_is_left_to_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr("pipeline.images.nvjpeg.resize_and_crop_tensor", refuse)
+    data = encoded(photo(60, 50), "JPEG")
+    [found] = decode_all(decode_by_pillow, [data], spec())
+    assert isinstance(found, Decoded)
+    np.testing.assert_array_equal(found.pixels, decode_pixels(data, spec(), FULL))

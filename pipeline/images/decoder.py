@@ -1,0 +1,64 @@
+"""Which decoder a run has: Pillow on the cores, or nvJPEG on the device beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
+from typing import TYPE_CHECKING
+
+from pipeline.errors import ConfigError
+from pipeline.images.decode import attempt, decode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pipeline.images.nvjpeg import NvJpegDecoder
+    from pipeline.records import Decoded, Fetched, PreprocessSpec
+    from pipeline.settings import DecodeSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoder:
+    """Decodes up to `at_once` files in one call, from any thread; what is wrong with one stands in its place."""
+
+    name: str
+    at_once: int
+    decode_many: Callable[[Sequence[Fetched]], list[Decoded | Exception]]
+
+
+def choose_decoder(settings: DecodeSettings, spec: PreprocessSpec, devices: Sequence[str]) -> Decoder:
+    """What the settings ask for; `auto` is nvJPEG where it is, on the `devices` that encode.
+
+    Raises ConfigError: nvJPEG is asked for and cannot be had.
+    """
+    found = [] if settings.decoder == "pillow" else _open_nvjpeg(settings, spec, devices)
+    if found:
+        from pipeline.images.nvjpeg import BATCH
+
+        in_turn = cycle(found)
+        return Decoder(name="nvjpeg", at_once=BATCH, decode_many=lambda files: next(in_turn).decode_many(files))
+    if settings.decoder == "nvjpeg":
+        raise ConfigError(
+            "--decoder is 'nvjpeg', but there is no CUDA device, or no torchvision that decodes on it",
+            hint="install torchvision of the same release and CUDA as torch, or use --decoder auto",
+        )
+    return Decoder(name="pillow", at_once=1, decode_many=partial(_decode_each, spec, settings))
+
+
+def _open_nvjpeg(settings: DecodeSettings, spec: PreprocessSpec, devices: Sequence[str]) -> list[NvJpegDecoder]:
+    on_cuda = [device for device in devices if device.startswith("cuda")]
+    if not on_cuda:
+        return []
+    from pipeline.images.nvjpeg import NvJpegDecoder, can_resize, open_nvjpeg
+
+    if settings.decoder == "auto" and not can_resize(spec):
+        return []
+    opened = [open_nvjpeg(device) for device in on_cuda]
+    return [NvJpegDecoder(decode_jpegs, spec, settings) for decode_jpegs in opened if decode_jpegs is not None]
+
+
+def _decode_each(
+    spec: PreprocessSpec, settings: DecodeSettings, files: Sequence[Fetched]
+) -> list[Decoded | Exception]:
+    return [attempt(partial(decode, fetched, spec, settings)) for fetched in files]
