@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 PART_ROWS = 4_096
 """rows of a part: 8 MB of vectors of 512 numbers, the work of 2 s at 2,000 images/s"""
 PART_S = 1.0
-"""a part is finished with the first outcomes that come later than this: at 100 images/s it holds two seconds' work, which
-is what kill -9 can cost, and 100,000 images make 500 parts"""
+"""a part is finished with the first outcomes that come later than this: at 100 images/s it holds two seconds' work,
+which is what kill -9 can cost, and 100,000 images make 500 parts"""
 OPTIONS: dict[str, Any] = {
     "compression": "zstd",
     # vectors hardly shrink, and dictionaries of what never repeats take time and room
