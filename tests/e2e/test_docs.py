@@ -12,11 +12,13 @@ import typer
 
 import cli
 from pipeline.store.neighbours import build_neighbours
+from tests.fixtures.catalogs import photo, write_catalog
 from tests.fixtures.store import product, unit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.fixtures.command import Catvec
     from tests.fixtures.store import Shop
 
 ROOT = Path(__file__).parents[2]
@@ -78,7 +80,7 @@ def test_every_statement_of_the_docs_answers(docs_shop: Shop, page: str, text: s
 
 
 @pytest.mark.usefixtures("docs_shop")
-@pytest.mark.parametrize(("page", "text"), list(blocks("python")))
+@pytest.mark.parametrize(("page", "text"), [block for block in blocks("python") if block[0] != "bundle.md"])
 def test_every_python_example_of_the_docs_runs(
     page: str, text: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,6 +91,29 @@ def test_every_python_example_of_the_docs_runs(
 
     assert names["hits"]
     assert names["near"]
+
+
+@pytest.mark.parametrize("text", [text for page, text in blocks("python") if page == "bundle.md"])
+def test_every_example_reads_a_bundle(
+    text: str, catvec: Catvec, tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in re.findall(r"^import (pyarrow|pandas|duckdb)", text, re.M):
+        pytest.importorskip(module, reason=f"needs: pip install {module}")
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.jpg").write_bytes(photo(ord(name)))
+    (tmp_path / "d.jpg").write_bytes(photo(ord("a")))
+    (tmp_path / "e.jpg").write_bytes(b"no image")
+    rows = [{"id": name, "title": f"thing {name}", "image": f"{name}.jpg"} for name in "abcde"]
+    write_catalog(tmp_path / "catalog.csv", rows)
+    outcome = catvec("run", "catalog.csv", "--to", "bundle", "--model", tiny_clip, "--tolerate-failures", 1)
+    assert outcome.code == 0, outcome.err
+    names: dict[str, Any] = {}
+
+    exec(compile(text, "bundle.md", "exec"), names)
+
+    # the bytes of a are those of d, and either may have come first
+    assert {"b", "c"} < set(names["found"]) <= {"a", "b", "c", "d"}
 
 
 @pytest.mark.parametrize("line", commands())
