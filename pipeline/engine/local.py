@@ -129,7 +129,7 @@ class LocalEngine:
                 ("write", self._write_all),
             )
         ]
-        workers = {"fetch": self._window_images, "event loop": 1, "look up": 1, "decode": self._decode_threads}
+        workers = {"network": 1, "event loop": 1, "look up": 1, "decode": self._decode_threads}
         with self._progress.at_work(workers | {"encode": 1, "write": 1}):
             for thread in threads:
                 thread.start()
