@@ -25,7 +25,7 @@ LOOP_CLEARLY: Final = 0.85
 """of one processor core, from which on the event loop and not the network makes downloads take long"""
 
 NAMES: Final = {
-    "fetch": "network",
+    "network": "network",
     "event loop": "download thread",
     "look up": "database",
     "decode": "decoding",
@@ -63,7 +63,7 @@ def limiting(loads: Sequence[StageLoad]) -> StageLoad | None:
     busiest = max(by_name.values(), key=lambda load: load.busy, default=None)
     if busiest is None or busiest.busy < CLEARLY:
         return None
-    if busiest.stage == "fetch" and loop is not None and loop.busy >= LOOP_CLEARLY:
+    if busiest.stage == "network" and loop is not None and loop.busy >= LOOP_CLEARLY:
         return loop
     return busiest
 
@@ -184,7 +184,7 @@ def _looking_up(load: StageLoad, _: dict[str, StageLoad], __: Circumstances) -> 
 
 
 _EXPLAIN: Final = {
-    "fetch": _network,
+    "network": _network,
     "event loop": _download_thread,
     "look up": _looking_up,
     "decode": _decoding,

@@ -245,8 +245,9 @@ class StageLoad:
     """What the workers of a stage did with their time, in shares of 0 to 1 that add up to at most 1.
 
     `busy` they worked, `starved` they waited for input, `blocked` they waited to hand over what they had made; the
-    rest is what lies between. The workers of fetch are the places for images under way; the event loop is its one
-    thread, busy by processor time.
+    rest is what lies between. The network is busy with images that are under way, and blocked by those that wait to
+    be decoded, in the proportion of their numbers. The event loop is the one thread that downloads, busy by processor
+    time.
     """
 
     stage: str

@@ -134,7 +134,7 @@ class LocalEngine:
 
         Raises what a stage raised that is no ItemError, and BreakerError; what was committed before stays.
         """
-        workers = {"fetch": self._window_images, "event loop": 1, "look up": 1, "decode": self._decode_threads}
+        workers = {"network": 1, "event loop": 1, "look up": 1, "decode": self._decode_threads}
         with self._progress.at_work(workers | {"encode": 1, "write": 1}):
             self._run_in_threads(
                 [

@@ -20,20 +20,19 @@ FIRST_IMAGES = 64
 GLANCE_S = 0.2
 """how often one who waits for a place looks whether it is still wanted"""
 TELL_S = 0.1
-"""how often the progress is told what the places were held by: each time would be a lock more for every image"""
+"""how often the progress is told: each time would be a lock more for every image"""
 
 
 class Window:
     """Entered in one event loop, left from any thread.
 
     An image takes a place when its fetch begins, and gives it back when it is missed, or when its bytes are no
-    longer needed. `progress` is told, as the load of fetch, how long places were free (starved), or held by bytes
-    that wait to be decoded (blocked); and how busy the event loop's own thread is.
+    longer needed. `progress` is told how busy the network and the event loop's own thread are.
     """
 
     def __init__(self, images: int, progress: Progress) -> None:
         self._progress = progress
-        self._usage = Usage(images)
+        self._usage = Usage()
         self._loop = asyncio.get_running_loop()
         self._places = asyncio.Semaphore(images)
         self._under_way = 0
@@ -53,7 +52,6 @@ class Window:
                     self._go(1)
                     return True
             else:
-                self._usage.is_full = True
                 await asyncio.sleep(0.02)
             self._tell()
         return False
@@ -76,71 +74,64 @@ class Window:
         self._arrived_bytes += size_bytes
         with self._lock:
             self._waiting_bytes += size_bytes
-            self._usage.waiting(1)
+            self._usage.change(waiting=1)
 
     def leave(self, size_bytes: int) -> None:
         """The bytes are no longer needed; from any thread."""
         with self._lock:
             self._waiting_bytes -= size_bytes
-            self._usage.waiting(-1)
+            self._usage.change(waiting=-1)
         with contextlib.suppress(RuntimeError):  # the loop is closed: everything has been fetched
             self._loop.call_soon_threadsafe(self._places.release)
 
     def _go(self, step: int) -> None:
         """One more image under way, or one less; in the event loop."""
-        self._usage.under_way(step)
         self._under_way += step
+        with self._lock:
+            self._usage.change(under_way=step)
         self._tell()
 
     def _tell(self) -> None:
         if self._usage.seconds() >= TELL_S:
             with self._lock:
-                busy_s, free_s, waiting_s = self._usage.take()
-            self._progress.note("event loop", busy_s=busy_s)
-            self._progress.note("fetch", starved_s=free_s, blocked_s=waiting_s)
+                self._usage.tell(self._progress)
 
 
 class Usage:
-    """What the places of a window were held by, in seconds summed over places, since it was last asked for.
+    """What the images in a window were there for: under way (the network is busy), or waiting to be decoded.
 
-    `under_way`, `seconds` and `take` belong to the event loop's thread; `waiting` and `take` to who holds a lock.
+    A moment counts for both in the proportion of the images, whose number says nothing: near the end there are few.
+    To be used under one lock, and `tell` in the event loop's thread.
     """
 
-    def __init__(self, places: int) -> None:
-        self._places = places
-        self.is_full = False
-        """no image may come though places are free: too many bytes wait"""
-        self._since = self._under_way_at = self._waiting_at = time.perf_counter()
+    def __init__(self) -> None:
+        self._told_at = self._changed_at = time.perf_counter()
         self._processor_s = time.thread_time()
         self._under_way = self._waiting = 0
-        self._under_way_s = self._waiting_s = 0.0
+        self._busy_s = self._blocked_s = self._starved_s = 0.0
 
-    def under_way(self, step: int) -> None:
+    def change(self, *, under_way: int = 0, waiting: int = 0) -> None:
+        """So many more, or less, from now on."""
         now = time.perf_counter()
-        self._under_way_s += self._under_way * (now - self._under_way_at)
-        self._under_way += step
-        self._under_way_at = now
-
-    def waiting(self, step: int) -> None:
-        now = time.perf_counter()
-        self._waiting_s += self._waiting * (now - self._waiting_at)
-        self._waiting += step
-        self._waiting_at = now
+        seconds, images = now - self._changed_at, self._under_way + self._waiting
+        if images:
+            self._busy_s += seconds * self._under_way / images
+            self._blocked_s += seconds * self._waiting / images
+        else:
+            self._starved_s += seconds
+        self._changed_at = now
+        self._under_way += under_way
+        self._waiting += waiting
 
     def seconds(self) -> float:
-        return time.perf_counter() - self._since
+        """Since the progress was told."""
+        return time.perf_counter() - self._told_at
 
-    def take(self) -> tuple[float, float, float]:
-        """Processor seconds of this thread; seconds of free places; and of those whose bytes wait. Begins anew."""
-        self.under_way(0)
-        self.waiting(0)
-        free_s = max(0.0, self._places * self.seconds() - self._under_way_s - self._waiting_s)
-        waiting_s = self._waiting_s
-        if self.is_full:
-            free_s, waiting_s = 0.0, waiting_s + free_s
+    def tell(self, progress: Progress) -> None:
+        self.change()
+        progress.note("network", busy_s=self._busy_s, starved_s=self._starved_s, blocked_s=self._blocked_s)
+        self._busy_s = self._blocked_s = self._starved_s = 0.0
         processor_s = time.thread_time()
-        busy_s, self._processor_s = processor_s - self._processor_s, processor_s
-        self._since = time.perf_counter()
-        self._under_way_s = self._waiting_s = 0.0
-        self.is_full = False
-        return busy_s, free_s, waiting_s
+        progress.note("event loop", busy_s=processor_s - self._processor_s)
+        self._processor_s = processor_s
+        self._told_at = time.perf_counter()

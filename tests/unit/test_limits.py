@@ -18,7 +18,7 @@ from tests.unit.test_engine import Numbered, Workshop, pages
 
 def loads(**busy: float) -> list[StageLoad]:
     """Stages with these shares, `event_loop` and `look_up` among them; what waited did so for input."""
-    workers = {"fetch": 128, "event_loop": 1, "look_up": 1, "decode": 2, "copy": 1, "encode": 1, "write": 1}
+    workers = {"network": 1, "event_loop": 1, "look_up": 1, "decode": 2, "copy": 1, "encode": 1, "write": 1}
     return [
         StageLoad(
             stage=name.replace("_", " "), workers=count, busy=busy.get(name, 0.1), starved=1 - busy.get(name, 0.1),
@@ -43,21 +43,21 @@ def said(shares: dict[str, float], **fields: Any) -> tuple[str | None, str, str 
 
 
 def test_the_network_limits() -> None:
-    assert said({"fetch": 0.98, "encode": 0.39}) == (
-        "fetch",
+    assert said({"network": 0.98, "encode": 0.39}) == (
+        "network",
         "the network limits: downloads were under way or in line 98% of the time, and cpu waited for pictures 61% of "
         "the time; try --per-host 32, if its server bears it",
         "--per-host 32",
     )
     # many hosts: not how many at once from each of them
-    assert said({"fetch": 0.98}, hosts=40)[2] == "--concurrency 128"
+    assert said({"network": 0.98}, hosts=40)[2] == "--concurrency 128"
     # what is asked for must be reachable
     fetch = FetchSettings(per_host=64)
-    assert said({"fetch": 0.98}, settings=settings(fetch=fetch))[2] == "--per-host 128 --concurrency 128"
+    assert said({"network": 0.98}, settings=settings(fetch=fetch))[2] == "--per-host 128 --concurrency 128"
 
 
 def test_a_night_of_answers_without_bytes_says_nothing_of_a_device() -> None:
-    _, sentence, option = said({"fetch": 0.97, "encode": 0.0}, device=None, precision=None)
+    _, sentence, option = said({"network": 0.97, "encode": 0.0}, device=None, precision=None)
 
     assert sentence == (
         "the network limits: downloads were under way or in line 97% of the time, and nothing had to be encoded; "
@@ -67,7 +67,7 @@ def test_a_night_of_answers_without_bytes_says_nothing_of_a_device() -> None:
 
 
 def test_files_are_no_network() -> None:
-    _, sentence, option = said({"fetch": 0.9}, hosts=0)
+    _, sentence, option = said({"network": 0.9}, hosts=0)
 
     assert sentence == (
         "reading files limits: it was under way 90% of the time, and cpu waited for pictures 90% of the time; "
@@ -75,20 +75,20 @@ def test_files_are_no_network() -> None:
     )
     assert option is None
     fetch = FetchSettings(concurrency=4)
-    assert said({"fetch": 0.9}, hosts=0, settings=settings(fetch=fetch))[2] == "--concurrency 32"
+    assert said({"network": 0.9}, hosts=0, settings=settings(fetch=fetch))[2] == "--concurrency 32"
 
 
 def test_the_thread_that_downloads_is_told_from_the_network() -> None:
-    stage, sentence, _ = said({"fetch": 0.98, "event_loop": 0.93})
+    stage, sentence, _ = said({"network": 0.98, "event_loop": 0.93})
 
     assert stage == "event loop"
     assert sentence.startswith("the download thread limits: it computed 93% of the time, and cpu waited")
     # but not when something else does
-    assert said({"fetch": 0.3, "event_loop": 0.93, "decode": 0.97})[0] == "decode"
+    assert said({"network": 0.3, "event_loop": 0.93, "decode": 0.97})[0] == "decode"
 
 
 def test_decoding_limits() -> None:
-    assert said({"fetch": 0.2, "decode": 0.97, "encode": 0.4}) == (
+    assert said({"network": 0.2, "decode": 0.97, "encode": 0.4}) == (
         "decode",
         "decoding limits: all 2 decode threads were busy 97% of the time, and cpu waited for pictures 60% of the "
         "time; try more cores, or smaller pictures from the server",
@@ -131,7 +131,7 @@ def test_copying_limits() -> None:
 
 
 def test_when_none_is_busy_throughout_none_is_blamed() -> None:
-    assert said({"fetch": 0.4, "decode": 0.55}) == (
+    assert said({"network": 0.4, "decode": 0.55}) == (
         None,
         "no stage limits by itself: the busiest, decoding, was so 55% of the time",
         None,
@@ -139,7 +139,7 @@ def test_when_none_is_busy_throughout_none_is_blamed() -> None:
     assert in_brief(loads(decode=0.55)) == ""
     assert in_brief([]) == ""
     assert limiting([]) is None
-    assert in_brief(loads(fetch=0.98)) == "network limits (98% busy)"
+    assert in_brief(loads(network=0.98)) == "network limits (98% busy)"
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_what_was_too_short_says_nothing(seconds: float, images: int, is_said: b
 def test_shares_are_those_since_an_earlier_look_and_never_more_than_the_whole() -> None:
     earlier = StageTimes(stage="decode", workers=2, seconds=10.0, busy_s=20.0, starved_s=0.0, blocked_s=0.0)
     now = StageTimes(stage="decode", workers=2, seconds=20.0, busy_s=21.0, starved_s=14.0, blocked_s=5.0)
-    over = StageTimes(stage="fetch", workers=1, seconds=1.0, busy_s=1.5, starved_s=0.5, blocked_s=0.0)
+    over = StageTimes(stage="network", workers=1, seconds=1.0, busy_s=1.5, starved_s=0.5, blocked_s=0.0)
 
     assert now.load(earlier) == StageLoad(stage="decode", workers=2, busy=0.05, starved=0.7, blocked=0.25)
     assert (over.load().busy, over.load().starved) == (0.75, 0.25)
@@ -218,7 +218,7 @@ def measured(workshop: Workshop, images: int, **options: Any) -> dict[str, Stage
 def test_a_slow_network_is_seen() -> None:
     found = measured(Workshop(Numbered(), fetch_wait_s=lambda _: 0.2), 400)
 
-    assert limiting(list(found.values())) == found["fetch"]
+    assert limiting(list(found.values())) == found["network"]
     assert found["decode"].starved > 0.7
     assert found["encode"].starved > 0.7
 
@@ -227,7 +227,7 @@ def test_slow_decoding_is_seen() -> None:
     found = measured(Workshop(Numbered(), on_decode=lambda _: time.sleep(0.01)), 300)
 
     assert limiting(list(found.values())) == found["decode"]
-    assert found["fetch"].blocked > 0.5
+    assert found["network"].blocked > 0.5
     assert found["encode"].starved > 0.5
 
 
