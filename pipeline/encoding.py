@@ -37,7 +37,7 @@ def encode_work(
     from pipeline.images.decode import decode
 
     stages = Stages(
-        open_fetcher=partial(_open_fetcher, settings),
+        open_fetcher=partial(open_fetcher, settings),
         find_known=find_known,
         decode=lambda fetched: decode(fetched, on_demand.spec.preprocess, settings.decode),
         batch_size=on_demand.batch_size,
@@ -50,18 +50,20 @@ def encode_work(
         stop,
         Breaker(settings.max_failure_rate),
         window=settings.fetch.concurrency + 2 * on_demand.batch_size(),
-        decode_threads=settings.decode_threads or _usable_cores(),
+        decode_threads=settings.decode_threads or usable_cores(),
     )
     with progress.stage("images"), stop.draining():
         engine.run(work)
 
 
-def _open_fetcher(settings: RunSettings) -> AbstractAsyncContextManager[Fetcher]:
+def open_fetcher(settings: RunSettings) -> AbstractAsyncContextManager[Fetcher]:
+    """What fetches images as the settings say. Raises ConfigError."""
     from pipeline.catalog.open import image_root
     from pipeline.images.fetch import Fetcher as ImageFetcher
 
     return ImageFetcher(settings.fetch, image_root(settings.catalog))
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
