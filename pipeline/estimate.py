@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.models.encoder import Encoder
+    from pipeline.models.shape import ModelShape
     from pipeline.plan import Plan
     from pipeline.progress import Progress
     from pipeline.records import Decoded, ImageRef, PreprocessSpec
@@ -210,19 +211,13 @@ def _choose_box(
 ) -> _Box:
     """With a stated rate nothing is loaded, and of the usual models nothing downloaded."""
     from pipeline.encoding import usable_cores
-    from pipeline.models.usual import find_usual
 
-    usual = find_usual(settings.model)
     encoder = None if stated else _load(settings, stored)
-    dims = stored.dims if stored else usual.dims if usual else None
-    if encoder is not None:
-        preprocess, dims = encoder.spec.preprocess, encoder.spec.dims
-    else:
-        preprocess = usual.preprocess if usual else _read_preprocess(settings)
+    shape = _shape(settings, stored) if encoder is None else encoder.spec
     return _Box(
         threads=settings.decode_threads or wanted.cores or usable_cores(),
-        preprocess=preprocess,
-        dims=dims,
+        preprocess=shape.preprocess,
+        dims=shape.dims,
         storage=settings.storage or (stored.storage if stored else "halfvec"),
         encoder=encoder,
         stated=stated,
@@ -239,13 +234,11 @@ def _load(settings: RunSettings, stored: StoredModel | None) -> Encoder:
         raise ModelError(error.message, hint=f"{error.hint}; {hint}" if error.hint else hint) from error
 
 
-def _read_preprocess(settings: RunSettings) -> PreprocessSpec:
-    from pipeline.models.folder import read_config
-    from pipeline.models.preprocess import read_preprocess
-    from pipeline.models.source import find_model
+def _shape(settings: RunSettings, stored: StoredModel | None) -> ModelShape:
+    from pipeline.models.shape import find_shape
 
-    folder = find_model(settings.model).folder
-    return read_preprocess(folder, model_type=str(read_config(folder).get("model_type")))
+    shape = find_shape(settings.model)
+    return replace(shape, dims=stored.dims) if stored else shape
 
 
 # ---- what is measured
