@@ -196,6 +196,27 @@ class LoadSettings:
             raise ConfigError(f"--storage is {self.storage!r}, expected {' or '.join(STORAGES)}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EstimateSettings:
+    """What `catvec plan --estimate` measures, and what it is told of the machine to be rented."""
+
+    sample: int = setting(200, "images that --estimate fetches and decodes, from all over the catalog")
+    cores: int | None = setting(None, "cores of the machine to be rented, for --estimate; else as many as here")
+    images_per_s: float | None = setting(
+        None, "images a second that the device to be rented encodes, for --estimate; else measured on the one here"
+    )
+    bench: Path | None = setting(
+        None, "what catvec bench --json printed on such a device, for --estimate, in place of --images-per-s"
+    )
+
+    def __post_init__(self) -> None:
+        _check(self, sample=1, cores=1)
+        if self.bench is not None and self.images_per_s is not None:
+            raise ConfigError("--bench and --images-per-s both say what the device encodes, expected one of them")
+        if self.images_per_s is not None and not (isfinite(self.images_per_s) and self.images_per_s > 0):
+            raise ConfigError(f"--images-per-s is {self.images_per_s!r}, expected more than 0")
+
+
 def plain_fields(kind: type) -> list[str]:
     """The names of the fields of a settings record that are set one by one."""
     return [entry.name for entry in fields(kind) if "help" in entry.metadata]

@@ -21,7 +21,14 @@ from pipeline.commands.terminal import print_json, print_table, say, say_error
 from pipeline.durations import parse_duration
 from pipeline.errors import BreakerError, CatvecError, ConfigError
 from pipeline.pace import show_cost
-from pipeline.settings import CatalogSettings, DecodeSettings, FetchSettings, ModelSettings, RunSettings
+from pipeline.settings import (
+    CatalogSettings,
+    DecodeSettings,
+    EstimateSettings,
+    FetchSettings,
+    ModelSettings,
+    RunSettings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -84,6 +91,14 @@ To = Annotated[
 ]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="show what would be done, as catvec plan does; write nothing")
+]
+Foretell = Annotated[
+    bool,
+    typer.Option(
+        "--estimate",
+        help="fetch and decode a sample of the images, and say what a run would download, how long it would take "
+        "and, with --gpu-price, cost; --sample, --cores, --images-per-s and --bench are for this",
+    ),
 ]
 
 SAMPLE_EVERY_S = 1.0
@@ -148,10 +163,13 @@ def run(
     raise typer.Exit(outcome.exit_code)
 
 
-@with_settings(CatalogSettings, FetchSettings, DecodeSettings, ModelSettings, RunSettings)
-def plan(db: Database = None, home: Home = None, json: Json = False, **options: Any) -> None:
+@with_settings(CatalogSettings, FetchSettings, DecodeSettings, ModelSettings, RunSettings, EstimateSettings)
+def plan(
+    db: Database = None, home: Home = None, estimate: Foretell = False, json: Json = False, **options: Any
+) -> None:
     """Show what a run would do with a catalog: what is new, changed, moved, due or gone. Writes nothing."""
-    show_plan(_take_settings(options, home), db=db, home=home, as_json=json)
+    settings, wanted = _take_settings(options, home), take(EstimateSettings, options)
+    show_plan(settings, db=db, home=home, as_json=json, wanted=wanted if estimate else None)
 
 
 def _take_settings(options: dict[str, Any], home: Path | None) -> RunSettings:
@@ -288,12 +306,18 @@ def _exit_code(summary: RunSummary, limits: Limits, signals: Signals) -> int:
     return 0
 
 
-def show_plan(settings: RunSettings, *, db: str | None, home: Path | None, as_json: bool) -> None:
-    """What a run would do, as tables or as one JSON object."""
+def show_plan(
+    settings: RunSettings, *, db: str | None, home: Path | None, as_json: bool, wanted: EstimateSettings | None = None
+) -> None:
+    """What a run would do, as tables or as one JSON object; with `wanted`, also what it would take."""
+    from pipeline.commands.estimate import take_estimate
     from pipeline.plan import make_plan
 
     with open_database(db, home) as url:
-        found = make_plan(settings, url=url, stdin=sys.stdin.buffer)
+        if wanted is not None:
+            found = take_estimate(settings, wanted, url=url, stdin=sys.stdin.buffer)
+        else:
+            found = make_plan(settings, url=url, stdin=sys.stdin.buffer)
     if as_json:
         print_json(found)
     else:
@@ -305,6 +329,8 @@ def show_plan(settings: RunSettings, *, db: str | None, home: Path | None, as_js
 
 
 def _print_plan(found: Plan) -> None:
+    from pipeline.commands.estimate import print_estimate
+
     products, images = found.products, found.images
     rows = [
         ("products", "new", products.new, "in the catalog for the first time, or since they were forgotten"),
@@ -328,6 +354,8 @@ def _print_plan(found: Plan) -> None:
         ),
     ]
     print_table(("what", "state", "count", "meaning"), rows, right=(2,))
+    if found.estimate is not None:
+        print_estimate(found.estimate)
     if found.is_new_model:
         say(f"model {found.model} is new in this database: every image would be encoded")
 

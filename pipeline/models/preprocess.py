@@ -80,6 +80,11 @@ def read_preprocess(folder: Path, *, model_type: str) -> PreprocessSpec:
         raise ModelError(f"{folder}: {error.message}", hint=error.hint) from error
 
 
+def clip_preprocess(edge: int) -> PreprocessSpec:
+    """That of OpenAI's CLIP models, for images of `edge` × `edge` pixels."""
+    return _spec(_DEFAULTS["CLIP"] | {"size": {"shortest_edge": edge}, "crop_size": edge})
+
+
 def fingerprint(spec: PreprocessSpec) -> str:
     """16 hex digits that change when any setting does."""
     text = json.dumps(asdict(spec), sort_keys=True)

@@ -7,7 +7,7 @@ is what is read.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, LiteralString
+from typing import TYPE_CHECKING, Any, LiteralString
 
 from psycopg import sql
 
@@ -202,22 +202,29 @@ def _read_pages(session: Session, model: StoredModel, scope: Scope, which: Liter
     values = _values(model, scope)
     for after in range(0, scope.last_id, PAGE):
         rows = session.rows(query, values | {"after": after, "last": min(after + PAGE, scope.last_id)})
-        page = [
-            ImageRef(
-                image_id=row[0],
-                product_id=row[1],
-                url=row[2],
-                etag=row[3],
-                last_modified=row[4],
-                sha256=row[5],
-                has_vector=row[6],
-                failed_before=row[7],
-                failed_for_good=row[8],
-            )
-            for row in rows
-        ]
-        if page:
+        if page := [image_of(row) for row in rows]:
             yield page
+
+
+def read_query(
+    model: StoredModel, scope: Scope, ending: LiteralString, *, updated_at: LiteralString = UPDATED_AT
+) -> tuple[sql.Composed, dict[str, object]]:
+    """The query for images of the work, whose rows `image_of` reads, and its values; `ending` as `only` above."""
+    return _query(READ, model, ending, updated_at), _values(model, scope)
+
+
+def image_of(row: Sequence[Any]) -> ImageRef:
+    return ImageRef(
+        image_id=row[0],
+        product_id=row[1],
+        url=row[2],
+        etag=row[3],
+        last_modified=row[4],
+        sha256=row[5],
+        has_vector=row[6],
+        failed_before=row[7],
+        failed_for_good=row[8],
+    )
 
 
 def _query(
