@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,15 @@ if TYPE_CHECKING:
     from pipeline.settings import RunSettings
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """What keeps the vectors; the functions are those of `pipeline.engine.local.Stages`."""
+
+    find_known: Callable[[Sequence[bytes]], set[bytes]]
+    write: Callable[[Outcomes], Outcomes]
+    is_away: Callable[[], bool] = lambda: False
+
+
 def encode_work(
     work: Iterable[list[ImageRef]],
     *,
@@ -25,12 +35,11 @@ def encode_work(
     on_demand: ModelOnDemand,
     progress: Progress,
     stop: Stop,
-    find_known: Callable[[Sequence[bytes]], set[bytes]],
-    write: Callable[[Outcomes], Outcomes],
+    destination: Destination,
 ) -> None:
     """Take every image of `work` to an outcome, or until `stop`.
 
-    `find_known` and `write` are those of `Stages`. Raises BreakerError, and what a stage raised that is no ItemError.
+    Raises BreakerError, and what a stage raised that is no ItemError.
     """
     from pipeline.engine.breaker import Breaker
     from pipeline.engine.local import LocalEngine, Stages
@@ -38,11 +47,12 @@ def encode_work(
 
     stages = Stages(
         open_fetcher=partial(_open_fetcher, settings),
-        find_known=find_known,
+        find_known=destination.find_known,
         decode=lambda fetched: decode(fetched, on_demand.spec.preprocess, settings.decode),
         batch_size=on_demand.batch_size,
         encode=on_demand.encode_images,
-        write=write,
+        write=destination.write,
+        is_away=destination.is_away,
     )
     engine = LocalEngine(
         stages,

@@ -48,6 +48,7 @@ class Workshop:
     on_decode: Callable[..., None] = nothing
     on_encode: Callable[..., None] = nothing
     on_write: Callable[..., None] = nothing
+    is_away: Callable[[], bool] = lambda: False
     written: list[Outcomes] = field(default_factory=list)
     decoded: Counter[bytes] = field(default_factory=Counter)
     batches: list[int] = field(default_factory=list)
@@ -148,6 +149,7 @@ class Workshop:
             batch_size=lambda: batch_size,
             encode=self.encode,
             write=self.write,
+            is_away=self.is_away,
         )
         engine = LocalEngine(
             stages, progress or Progress(), stop or Stop(), Breaker(max_failure_rate), window=window, decode_threads=2
