@@ -12,6 +12,7 @@ import psycopg
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Callable, Sequence
 
 EVERY_S = 0.2
 AROUND_IMAGES = 100
@@ -56,6 +57,38 @@ def sample_memory(process: subprocess.Popen[bytes], url: str) -> list[Sample]:
                 )
             time.sleep(EVERY_S)
     return samples
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """Memory of a process when it had done so many images."""
+
+    images: int
+    rss_mb: float
+    anonymous_mb: float
+
+
+def mark_memory(process: subprocess.Popen[bytes], at: Sequence[int], count_done: Callable[[], int]) -> list[Mark]:
+    """Look at the process until it ends: what is resident when `count_done` comes to each of `at`, the median of a
+    second of looks."""
+    marks: list[Mark] = []
+    while process.poll() is None:
+        if len(marks) < len(at) and count_done() >= at[len(marks)]:
+            found = []
+            for _ in range(5):
+                found.append(_read_status(process.pid))
+                time.sleep(EVERY_S)
+            looks = [look for look in found if look is not None]
+            if looks:
+                marks.append(
+                    Mark(
+                        images=at[len(marks)],
+                        rss_mb=statistics.median(look["VmRSS"] for look in looks),
+                        anonymous_mb=statistics.median(look["RssAnon"] for look in looks),
+                    )
+                )
+        time.sleep(EVERY_S)
+    return marks
 
 
 def mark(samples: list[Sample], images: int) -> dict[str, float] | None:

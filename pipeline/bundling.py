@@ -224,7 +224,7 @@ def _encode(
 ) -> None:
     """Take the images to their outcomes; so many of them are `new`, never tried before."""
     from pipeline.bundle.parts import PartWriter
-    from pipeline.encoding import encode_work
+    from pipeline.encoding import Destination, encode_work
 
     if new > 0 and not stop.is_asked():
         on_demand.prepare(new)  # while nothing is under way: it will surely be needed, and may fail
@@ -235,8 +235,7 @@ def _encode(
             on_demand=on_demand,
             progress=progress,
             stop=stop,
-            find_known=writer.find_known,
-            write=writer.write,
+            destination=Destination(find_known=writer.find_known, write=writer.write),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,15 @@ if TYPE_CHECKING:
     from pipeline.settings import RunSettings
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """What keeps the vectors; the functions are those of `pipeline.engine.local.Stages`."""
+
+    find_known: Callable[[Sequence[bytes]], set[bytes]]
+    write: Callable[[Outcomes], Outcomes]
+    is_away: Callable[[], bool] = lambda: False
+
+
 def encode_work(
     work: Iterable[list[ImageRef]],
     *,
@@ -25,23 +35,20 @@ def encode_work(
     on_demand: ModelOnDemand,
     progress: Progress,
     stop: Stop,
-    find_known: Callable[[Sequence[bytes]], set[bytes]],
-    write: Callable[[Outcomes], Outcomes],
+    destination: Destination,
 ) -> None:
     """Take every image of `work` to an outcome, or until `stop`.
 
-    `find_known` and `write` are those of `Stages`. Raises BreakerError, and what a stage raised that is no ItemError.
+    Raises BreakerError, and what a stage raised that is no ItemError.
     """
-    stages = make_stages(settings, on_demand, find_known=find_known, write=write)
+    stages = make_stages(settings, on_demand, destination)
     run_stages(work, stages, settings=settings, on_demand=on_demand, progress=progress, stop=stop)
 
 
 def make_stages(
     settings: RunSettings,
     on_demand: ModelOnDemand,
-    *,
-    find_known: Callable[[Sequence[bytes]], set[bytes]],
-    write: Callable[[Outcomes], Outcomes],
+    destination: Destination,
 ) -> Stages:
     """The work of each stage, as the settings say."""
     from pipeline.engine.local import Stages
@@ -52,12 +59,13 @@ def make_stages(
     decoder = choose_decoder(settings.decode, on_demand.spec.preprocess, devices)
     return Stages(
         open_fetcher=partial(open_fetcher, settings),
-        find_known=find_known,
+        find_known=destination.find_known,
         decode=decoder.decode_many,
         decode_at_once=decoder.at_once,
         batch_size=on_demand.batch_size,
         encoders=on_demand.encoders,
-        write=write,
+        write=destination.write,
+        is_away=destination.is_away,
     )
 
 

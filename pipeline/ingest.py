@@ -15,7 +15,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
-from pipeline.errors import BreakerError, CatvecError, LockedError
+from pipeline.errors import AwayError, BreakerError, CatvecError, LockedError
 from pipeline.finishing import have_index, open_up, shown_beside
 from pipeline.inputs import read_rows, scope_now
 from pipeline.on_demand import ModelOnDemand
@@ -23,7 +23,7 @@ from pipeline.records import ProductChanges
 from pipeline.summary import Beside, summarise
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from pipeline.engine.stop import Stop
     from pipeline.progress import Progress
@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 SUSPICIOUS_IMAGES = 20
 """that change into one and the same picture in one run"""
+LOOKUP_OUTAGE_S = 2.0
+"""how long bytes wait for word whether they are known: enough to connect anew where a connection was cut"""
 LOCK_GLANCE_S = 1.0
 """how often a run that waits for another looks whether that one is done"""
 
@@ -82,7 +84,7 @@ def ingest(
     """
     progress.begin("reading the catalog")
     from pipeline.models.registry import model_name
-    from pipeline.store.connect import Session, translated
+    from pipeline.store.connect import RUN_OUTAGE_S, Session, translated
     from pipeline.store.migrate import migrate
     from pipeline.store.models import find_model
     from pipeline.store.runs import begin_run
@@ -91,7 +93,8 @@ def ingest(
     migrate(url)
     with translated(), ExitStack() as stack:
         writer = stack.enter_context(_locked(settings, url, progress, stop, wait))
-        feeder, lookup = (stack.enter_context(Session(url, give_up=stop.is_asked)) for _ in range(2))
+        feeder = stack.enter_context(Session(url, give_up=stop.is_asked, patience_s=RUN_OUTAGE_S))
+        lookup = stack.enter_context(Session(url, give_up=stop.is_asked, patience_s=LOOKUP_OUTAGE_S))
         progress.begin("checking the model")
         stored = writer.run(lambda connection: find_model(connection, model_name(settings.model)))
         on_demand = ModelOnDemand(settings, stored, progress)
@@ -119,11 +122,11 @@ def ingest(
 def _locked(settings: RunSettings, url: str, progress: Progress, stop: Stop, wait: timedelta) -> Session:
     """A session that holds the lock on the model. Raises LockedError when another holds it for too long."""
     from pipeline.models.registry import model_name
-    from pipeline.store.connect import Session
+    from pipeline.store.connect import RUN_OUTAGE_S, Session
     from pipeline.store.runs import take_lock
 
     lock = partial(take_lock, model_name=model_name(settings.model), shard=settings.shard)
-    session = Session(url, on_connect=lock, give_up=stop.is_asked)
+    session = Session(url, on_connect=lock, give_up=stop.is_asked, patience_s=RUN_OUTAGE_S)
     deadline = time.monotonic() + wait.total_seconds()
     while True:
         try:
@@ -227,9 +230,9 @@ def _count(job: _Job, differences: Differences, scope: Scope) -> WorkCount:
 
 
 def _encode_missing(job: _Job, work: WorkCount, scope: Scope, *, moved: int) -> None:
-    from pipeline.encoding import encode_work
+    from pipeline.encoding import Destination, encode_work
     from pipeline.store.vectors import write_outcomes
-    from pipeline.store.work import find_known, read_work
+    from pipeline.store.work import read_work
 
     if not work.to_do:
         return
@@ -242,9 +245,22 @@ def _encode_missing(job: _Job, work: WorkCount, scope: Scope, *, moved: int) -> 
         on_demand=job.on_demand,
         progress=job.progress,
         stop=job.stop,
-        find_known=partial(find_known, job.lookup, job.model),
-        write=partial(write_outcomes, job.writer, job.model, job.run_id, shown=shown),
+        destination=Destination(
+            find_known=partial(_find_known, job),
+            write=partial(write_outcomes, job.writer, job.model, job.run_id, shown=shown),
+            is_away=lambda: job.writer.is_away,
+        ),
     )
+
+
+def _find_known(job: _Job, hashes: Sequence[bytes]) -> set[bytes]:
+    """Which contents have a vector; none while the database is away: a second encoding costs less than to wait."""
+    from pipeline.store.work import find_known
+
+    try:
+        return set() if job.writer.is_away else find_known(job.lookup, job.model, hashes)
+    except AwayError:
+        return set()
 
 
 def _complete(job: _Job) -> int:

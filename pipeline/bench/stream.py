@@ -11,7 +11,7 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
-from pipeline.encoding import make_stages, open_fetcher, run_stages
+from pipeline.encoding import Destination, make_stages, open_fetcher, run_stages
 from pipeline.progress import Progress
 from pipeline.records import Fetched
 
@@ -167,7 +167,7 @@ def _run(
     on_fetched: Callable[[Fetched], None],
     is_new: bool,
 ) -> None:
-    stages = make_stages(machine.settings, machine.on_demand, find_known=find_known, write=write)
+    stages = make_stages(machine.settings, machine.on_demand, Destination(find_known=find_known, write=write))
     numbers = count() if is_new else None
     stages = replace(stages, open_fetcher=partial(_open_watched, machine.settings, on_fetched, numbers))
     run_stages(

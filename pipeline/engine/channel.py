@@ -136,6 +136,7 @@ class InFlight:
     def __init__(self) -> None:
         self._waiting: dict[bytes, list[Content]] = {}
         self._lock = threading.Lock()
+        self.waiting = 0
 
     def claim(self, content: Content) -> bool:
         """True for the first; a later one is kept waiting."""
@@ -145,9 +146,12 @@ class InFlight:
                 self._waiting[content.sha256] = []
                 return True
             waiting.append(content)
+            self.waiting += 1
             return False
 
     def release(self, sha256: bytes) -> list[Content]:
         """End a claim after its outcome is committed; returns who waited for it."""
         with self._lock:
-            return self._waiting.pop(sha256, [])
+            released = self._waiting.pop(sha256, [])
+            self.waiting -= len(released)
+            return released

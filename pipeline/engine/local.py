@@ -1,12 +1,13 @@
 """The engine for one machine: every stage runs at once in threads of this process, joined by bounded channels.
 
-    fetch (one event loop) → look up → decode (threads) → encode (one thread) → write (one thread)
+    fetch (one event loop) → look up → decode (threads) → encode (one thread) → collect → write (one thread)
       └ not modified ──────────┴ same bytes, or known ────────────────────────────┘
 
 The threads spend their time in code that lets go of the interpreter lock: sockets, Pillow, torch, libpq. An
 ItemError of a stage becomes a Failure here and nowhere else; any other exception of encode or write ends the run
 and reaches the caller. Memory is bounded: at most `window` images with a bounded sum of bytes are between
-fetch and decode, and two batches of pixels wait for the device.
+fetch and decode, and two batches of pixels wait for the device. While the database is away the device goes on: the
+work list is read ahead (`ahead`), and outcomes wait in memory and in a file (`backlog`).
 """
 
 from __future__ import annotations
@@ -15,19 +16,22 @@ import asyncio
 import logging
 import sys
 import threading
+import time
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
+from pipeline.engine.ahead import ReadAhead
+from pipeline.engine.backlog import Backlog
 from pipeline.engine.channel import GLANCE_S, Aborted, Channel, InFlight
 from pipeline.engine.window import Window
 from pipeline.errors import DeviceLostError, EncodeError, ItemError
 from pipeline.records import Content, Decoded, Embedding, Failure, Fetched, ImageRef, NotModified, Outcomes
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from numpy.typing import NDArray
@@ -42,11 +46,16 @@ Result = TypeVar("Result")
 
 LOOKUP_IMAGES = 256
 """hashes asked for in one query: at 40 ms a round trip that is 6,000 images/s"""
+TWINS = 50_000
+"""images that wait for another of the same bytes: 25 MB; only a database that is away lets them become so many"""
 BATCH_WAIT_S = 0.5
 """how long a batch waits to fill up: a slow network must not hold back what is there"""
 WRITE_IMAGES = 512
 WRITE_WAIT_S = 1.0
-"""a transaction holds up to 512 images, or those of one second: what kill -9 can cost"""
+"""a transaction holds up to 512 images, or those of one second: what kill -9 can cost; at 40 ms distance more of them
+would be quicker, and these are quick enough (benchmarks/results/write_path.json)"""
+OUTCOMES = 4 * WRITE_IMAGES
+"""that wait to be collected: as many as come while a chunk waits for a slow database"""
 DRAIN_S = 8.0
 """work after a request to stop; with the last batch and commit it stays under 10 s"""
 
@@ -93,7 +102,7 @@ class Stages:
     `find_known` tells which SHA-256 sums have a vector already. `decode` runs in several threads and takes up to
     `decode_at_once` images; what is wrong with one stands in its place. `encoders` are asked for when there is
     something to encode; until then `batch_size` tells how many images they will take at once. `write` commits
-    outcomes and returns what it could write.
+    outcomes and returns what it could write; `is_away` tells whether it waits for a database that went away.
     """
 
     open_fetcher: Callable[[], AbstractAsyncContextManager[Fetcher]]
@@ -103,6 +112,7 @@ class Stages:
     batch_size: Callable[[], int]
     encoders: Callable[[], Sequence[Encoder]]
     write: Callable[[Outcomes], Outcomes]
+    is_away: Callable[[], bool] = lambda: False
 
 
 class LocalEngine:
@@ -127,7 +137,9 @@ class LocalEngine:
         self._fetched: Channel[Fetched] = channel(0, receiver="look up")
         self._to_decode: Channel[Fetched] = channel(0, receiver="decode")
         self._decoded: Channel[Decoded] = channel(2 * stages.batch_size(), receiver="encode")
-        self._outcomes: Channel[Item] = channel(4 * WRITE_IMAGES, receiver="write")
+        self._outcomes: Channel[Item] = channel(OUTCOMES, receiver="write")
+        self._work = ReadAhead(self._aborted)
+        self._backlog: Backlog[Item] = Backlog(stages.is_away, self._aborted)
 
     def run(self, work: Iterable[list[ImageRef]]) -> None:
         """Take every image of `work` through the stages, or until `stop`, or until too many have failed.
@@ -138,10 +150,12 @@ class LocalEngine:
         with self._progress.at_work(workers | {"encode": 1, "write": 1}):
             self._run_in_threads(
                 [
-                    ("fetch", self._fetch_all, iter(work)),
+                    ("work list", self._work.read, work),
+                    ("fetch", self._fetch_all),
                     ("look up", self._look_up_all),
                     ("decode", self._decode_all),
                     ("encode", self._encode_all),
+                    ("collect", self._collect_all),
                     ("write", self._write_all),
                 ]
             )
@@ -176,22 +190,23 @@ class LocalEngine:
 
     # ---- fetch: an event loop in a thread
 
-    def _fetch_all(self, work: Iterator[list[ImageRef]]) -> None:
+    def _fetch_all(self) -> None:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(self._fetch_pages(work))
+            runner.run(self._fetch_pages())
         self._fetched.close()
 
-    async def _fetch_pages(self, work: Iterator[list[ImageRef]]) -> None:
+    async def _fetch_pages(self) -> None:
         self._window = Window(self._window_images, self._progress)
         tasks: set[asyncio.Task[None]] = set()
         async with self._stages.open_fetcher() as fetcher:
-            while self._goes_on() and (page := await asyncio.to_thread(next, work, None)):
+            while self._goes_on() and (page := await asyncio.to_thread(self._work.take)):
                 for image in page:
                     if not await self._window.enter(while_true=self._goes_on):
                         break
                     task = asyncio.create_task(self._fetch_one(fetcher, image))
                     tasks.add(task)
                     task.add_done_callback(tasks.discard)
+            self._work.leave()
             await self._settle(tasks)
 
     def _goes_on(self) -> bool:
@@ -238,6 +253,7 @@ class LocalEngine:
 
     def _look_up_all(self) -> None:
         while chunk := self._fetched.receive_many(LOOKUP_IMAGES, wait_s=0.0):
+            self._wait_for_twins()
             firsts = []
             for fetched in chunk:
                 image = fetched.content.image
@@ -257,6 +273,12 @@ class LocalEngine:
                 else:
                     self._to_decode.put(fetched, sender="look up")
         self._to_decode.close()
+
+    def _wait_for_twins(self) -> None:
+        while self._in_flight.waiting > TWINS and not self._stop.is_asked():
+            if self._aborted.is_set():
+                raise Aborted
+            time.sleep(GLANCE_S)
 
     # ---- decode: as many threads as there are cores for it
 
@@ -329,15 +351,26 @@ class LocalEngine:
         error = EncodeError("not_finite", "the model gives no finite vector of unit length for this image")
         self._fail(content, "encode", error)
 
-    # ---- write: one transaction at a time
+    # ---- collect, then write: one transaction at a time
+
+    def _collect_all(self) -> None:
+        while items := self._outcomes.receive_many(WRITE_IMAGES, wait_s=WRITE_WAIT_S):
+            self._backlog.put(items)
+        self._backlog.close()
 
     def _write_all(self) -> None:
-        while items := self._outcomes.receive_many(WRITE_IMAGES, wait_s=WRITE_WAIT_S):
-            written = self._write(_sort(items))
-            for item in items:
-                self._breaker.note(item.image, item if isinstance(item, Failure) else None)
-            if twins := self._release_twins(written, items):
-                self._write(twins)
+        with self._backlog:
+            while items := self._backlog.take(WRITE_IMAGES):
+                if self._backlog.is_ahead and self._stop.overdue(DRAIN_S):
+                    continue  # undone: what waited for the database may take long
+                self._write_items(items)
+
+    def _write_items(self, items: Sequence[Item]) -> None:
+        written = self._write(_sort(items))
+        for item in items:
+            self._breaker.note(item.image, item if isinstance(item, Failure) else None)
+        if twins := self._release_twins(written, items):
+            self._write(twins)
 
     def _release_twins(self, written: Outcomes, items: Sequence[Item]) -> Outcomes:
         """What the images come to that waited for the bytes of those just written."""

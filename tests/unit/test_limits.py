@@ -240,6 +240,7 @@ def test_a_slow_device_is_seen() -> None:
 
 def test_a_slow_database_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.engine.local.WRITE_IMAGES", 8)
+    monkeypatch.setattr("pipeline.engine.local.OUTCOMES", 32)
     found = measured(Workshop(Numbered(), on_write=lambda: time.sleep(0.05)), 300)
 
     assert limiting(list(found.values())) == found["write"]

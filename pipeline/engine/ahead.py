@@ -1,0 +1,81 @@
+"""The list of images, read ahead of the fetching, so that it goes on while the database is away."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import zlib
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.engine.channel import GLANCE_S, Aborted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pipeline.records import ImageRef
+
+AHEAD_IMAGES = 100_000
+"""a whole catalog in many shops, and half a minute of the largest GPU"""
+AHEAD_BYTES = 16 * 1024 * 1024
+"""compressed, as they wait: 100 bytes an image and less; as they are it were 500"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Page:
+    images: int
+    data: bytes
+
+
+class ReadAhead:
+    """Pages in their order; one thread reads the list, another takes the pages."""
+
+    def __init__(self, aborted: threading.Event) -> None:
+        self._aborted = aborted
+        self._changed = threading.Condition()
+        self._pages: deque[_Page] = deque()
+        self._closed = False
+        self._taker_is_gone = False
+
+    def read(self, work: Iterable[list[ImageRef]]) -> None:
+        """Read all of it, waiting for room. Raises Aborted, and what `work` raises."""
+        for images in work:
+            data = zlib.compress(pickle.dumps(images, protocol=pickle.HIGHEST_PROTOCOL), level=1)
+            with self._changed:
+                while self._is_full() and not self._taker_is_gone:
+                    self._wait()
+                if self._taker_is_gone:
+                    return
+                self._pages.append(_Page(images=len(images), data=data))
+                self._changed.notify_all()
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def take(self) -> list[ImageRef] | None:
+        """The next page, or None after the last. Raises Aborted."""
+        with self._changed:
+            while not self._pages:
+                if self._closed:
+                    return None
+                self._wait()
+            page = self._pages.popleft()
+            self._changed.notify_all()
+        images: list[ImageRef] = pickle.loads(zlib.decompress(page.data))  # noqa: S301 - our own, from this memory
+        return images
+
+    def leave(self) -> None:
+        """No more will be taken."""
+        with self._changed:
+            self._taker_is_gone = True
+            self._changed.notify_all()
+
+    def _wait(self) -> None:
+        if self._aborted.is_set():
+            raise Aborted
+        self._changed.wait(GLANCE_S)
+
+    def _is_full(self) -> bool:
+        images, size_bytes = sum(page.images for page in self._pages), sum(len(page.data) for page in self._pages)
+        return images >= AHEAD_IMAGES or size_bytes >= AHEAD_BYTES

@@ -1,0 +1,148 @@
+"""The database is stopped under a run: the device goes on, and nothing is lost or doubled."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from pipeline.engine import backlog, local
+from pipeline.engine.stop import Stop
+from pipeline.ingest import Ended, ingest
+from pipeline.on_demand import ModelOnDemand
+from pipeline.progress import Progress
+from pipeline.settings import CatalogSettings, FetchSettings, ModelSettings, RunSettings
+from pipeline.store.embedded import EmbeddedServer
+from tests.e2e.test_kill import assert_same_rows, start_run
+from tests.fixtures.database import FAST
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tests.fixtures.catalogs import ShopCatalog
+    from tests.fixtures.command import Catvec, Starter
+    from tests.fixtures.http import ImageServer
+
+IMAGES = 600
+
+
+@pytest.fixture
+def server(embedded_home: Path) -> EmbeddedServer:
+    """Not FAST: what is committed survives kill -9 of the server only with its WAL in order."""
+    return EmbeddedServer(home=embedded_home, settings={"shared_buffers": FAST["shared_buffers"]})
+
+
+def wait_until(condition: object, timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "it did not get there in time"
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_a_stopped_database_does_not_stop_the_device(
+    server: EmbeddedServer,
+    shop_catalog: ShopCatalog,
+    tiny_clip: Path,
+    image_server: ImageServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Memory for 50 vectors and channels for 40, so that most of them wait in the file."""
+    for module, name, value in (
+        (local, "WRITE_IMAGES", 20),
+        (local, "OUTCOMES", 40),
+        (backlog, "MEMORY_BYTES", 60_000),
+    ):
+        monkeypatch.setattr(module, name, value)
+    encoded = count_encoded(monkeypatch)
+    url = server.start(explicit=True)
+    settings = RunSettings(
+        catalog=CatalogSettings(uri=str(shop_catalog(IMAGES, wait_s=0.05))),
+        fetch=FetchSettings(allow_private_hosts=True, per_host=8),
+        model=ModelSettings(model=str(tiny_clip), precision="fp32", batch_size=8),
+    )
+    ended: list[Ended] = []
+    progress = Progress()
+    run = threading.Thread(
+        target=lambda: ended.append(ingest(settings, url=url, progress=progress, stop=Stop())), daemon=True
+    )
+    run.start()
+    wait_until(lambda: progress.snapshot().embedded >= 60)
+    pid = server.status().pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+
+    wait_until(lambda: sum(encoded) == IMAGES)  # the device has seen all of them
+    assert progress.snapshot().embedded < IMAGES / 2
+    server.start(explicit=True)
+    run.join(60)
+
+    [outcome] = ended
+    assert outcome.summary.finished
+    assert (outcome.summary.seen, outcome.summary.embedded, outcome.summary.failed) == (IMAGES, IMAGES, 0)
+    assert sum(encoded) == IMAGES
+    with psycopg.connect(url) as connection:
+        assert connection.execute("SELECT embedded, state FROM catvec.run_status").fetchall() == [
+            (IMAGES, "finished")
+        ]
+        assert connection.execute("SELECT count(*) FROM catvec.image_embeddings").fetchone() == (IMAGES,)
+    told = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
+    assert sum("wait for the database in 0 MB of memory; what follows waits in a file" in line for line in told) == 1
+    assert sum(line.startswith("what waited for the database is written: ") for line in told) == 1
+    server.stop()
+
+
+def count_encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the batches that the device has done."""
+    sizes: list[int] = []
+    encode = ModelOnDemand.encode_images
+
+    def counted(self: ModelOnDemand, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        vectors = encode(self, pixels)
+        sizes.append(len(pixels))
+        return vectors
+
+    monkeypatch.setattr(ModelOnDemand, "encode_images", counted)
+    return sizes
+
+
+@pytest.mark.slow
+def test_a_kill_while_the_database_is_away_costs_what_waited_and_nothing_else(
+    server: EmbeddedServer,
+    catvec: Catvec,
+    catvec_process: Starter,
+    shop_catalog: ShopCatalog,
+    tiny_clip: Path,
+    image_server: ImageServer,
+    database_url: str,
+) -> None:
+    url = server.start(explicit=True)
+    catalog = shop_catalog(120, wait_s=0.1)
+    options = ("--model", tiny_clip, "--model-name", "tiny", "--precision", "fp32", "--json")
+    process = start_run(catvec_process, image_server, catalog, "--db", url, *options)
+    server.stop()
+    wait_until(lambda: image_server.requests.total() == 120)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    server.start(explicit=True)
+
+    last = catvec("run", catalog, "--db", url, "--allow-private-hosts", *options)
+    undisturbed = catvec("run", catalog, "--db", database_url, "--allow-private-hosts", *options)
+
+    assert last.json()["finished"] is undisturbed.json()["finished"] is True
+    assert last.json()["embedded"] + last.json()["unchanged"] == undisturbed.json()["embedded"] == 120
+    assert_same_rows(url, database_url)
+    with psycopg.connect(url) as connection:
+        assert connection.execute("SELECT sum(embedded) FROM catvec.run_status").fetchone() == (120,)
+    server.stop()
