@@ -1,6 +1,7 @@
 """A bundle's parts into the tables, and the tables' rows for a bundle.
 
-Vectors come by COPY in its binary form, which numpy makes of all of them at once. A part is one transaction, and what is stored already is not written again, so a load may be broken off and repeated.
+Vectors come by COPY in its binary form, which numpy makes of all of them at once. A part is one transaction, and what
+is stored already is not written again, so a load may be broken off and repeated.
 """
 
 from __future__ import annotations
