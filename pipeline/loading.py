@@ -125,11 +125,12 @@ def _work_off(job: _Job) -> RunSummary:
 
 def _sync(job: _Job) -> Differences:
     from pipeline.bundle.catalog import read_rows
+    from pipeline.store.index import refresh_statistics
     from pipeline.store.sync import sync_catalog
 
     job.progress.begin("syncing products")
     with job.progress.stage("sync"):
-        return job.session.run_once(
+        differences = job.session.run_once(
             lambda connection: sync_catalog(
                 connection,
                 read_rows(job.bundle),
@@ -138,6 +139,10 @@ def _sync(job: _Job) -> Differences:
                 partial=job.settings.partial,
             )
         )
+        if differences.images.new:
+            # the parts are joined with what has just come, which the planner may yet take for nothing
+            job.session.run(lambda connection: refresh_statistics(connection, job.model))
+    return differences
 
 
 def _write_parts(job: _Job) -> _Written:

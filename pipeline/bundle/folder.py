@@ -64,8 +64,10 @@ class Bundle:
             if digest_of_file(path) != named_digest_of(path):
                 raise damaged(path)
             file = pa.parquet.ParquetFile(path)
-        except (OSError, pa.ArrowException) as error:
+        except pa.ArrowException as error:
             raise damaged(path) from error
+        except OSError as error:
+            raise BundleError(f"{shown} cannot be read: {_reason(error)}") from error
         stated = (file.schema_arrow.metadata or {}).get(METADATA, b"")
         manifest = parse_manifest(stated, f"the metadata of {shown}")
         hint = "move it out of the bundle; what it holds is made again by the same catvec run … --to"
@@ -139,7 +141,8 @@ def _refuse_others(folder: Path) -> None:
         raise ConfigError(f"{str(folder)!r} is a file, expected a folder for a bundle")
     if not folder.exists() or (folder / MANIFEST).exists():
         return
-    others = [path.name for path in folder.iterdir() if not _is_own(path)]
+    with written(folder):
+        others = [path.name for path in folder.iterdir() if not _is_own(path)]
     if others:
         raise ConfigError(
             f"folder {str(folder)!r} holds {sorted(others)[0]!r} and no bundle, expected a bundle or an empty folder",

@@ -6,6 +6,7 @@ A part is written whole or not at all: what was in the process that is killed is
 from __future__ import annotations
 
 import io
+import threading
 import time
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -61,7 +62,7 @@ FOREIGN_TEXTS = ("mime", "etag", "last_modified", "detail")
 @dataclass(slots=True)
 class Contents:
     """What the finished parts hold: `known` contents have a vector, `shown` images show one of them, `failed` have
-    none, but the code of a failure. About 300 bytes an image: 30 MB for 100,000."""
+    none, but the code of a failure. Some hundred bytes an image: nothing of it is a vector."""
 
     known: set[bytes] = field(default_factory=set)
     shown: dict[bytes, bytes] = field(default_factory=dict)
@@ -174,6 +175,8 @@ class PartWriter:
         self._rows: list[dict[str, Any]] = []
         self._began = 0.0
         self._is_broken = False
+        # a second Ctrl-C closes while the engine's thread may yet be writing
+        self._lock = threading.RLock()
         self.written = 0
         """rows taken in so far"""
         parts = bundle.parts()
@@ -187,10 +190,11 @@ class PartWriter:
         """Take them in; on the disk they are with the next part. Raises BundleError."""
         at = datetime.now(UTC)
         items: tuple[Embedding | Content | Failure, ...] = (*outcomes.embedded, *outcomes.reused, *outcomes.failed)
-        for item in items:
-            self.add(item, at)
-        if time.monotonic() - self._began >= PART_S:
-            self.finish()
+        with self._lock:
+            for item in items:
+                self.add(item, at)
+            if time.monotonic() - self._began >= PART_S:
+                self.finish()
         return outcomes
 
     def add(self, item: Embedding | Content | Failure, at: datetime) -> None:
@@ -221,8 +225,9 @@ class PartWriter:
 
     def close(self) -> None:
         """Finish the last part. Does nothing after a part that could not be written."""
-        if not self._is_broken:
-            self.finish()
+        with self._lock:
+            if not self._is_broken:
+                self.finish()
 
     def finish(self) -> None:
         """Put what was gathered on the disk. Raises BundleError; then nothing of it is there."""
@@ -275,7 +280,7 @@ def _as_parquet(bundle: Bundle, rows: Sequence[dict[str, Any]]) -> bytes:
 
 
 def _embeddings(pa: Any, rows: Sequence[dict[str, Any]]) -> Any:
-    """A list column out of whole vectors: one by one they would take a second for 4,096."""
+    """A list column out of whole vectors, without making an object of each number."""
     vectors = [row.get("embedding") for row in rows]
     there = [vector for vector in vectors if vector is not None]
     numbers = np.concatenate(there) if there else np.empty(0, np.float32)

@@ -1,7 +1,7 @@
 """A bundle's parts into the tables, and the tables' rows for a bundle.
 
-Vectors come by COPY in its binary form, made by numpy: 20 times the rows a second that come one by one. A part is one
-transaction, and what is stored already is not written again, so a load may be broken off and repeated.
+Vectors come by COPY in its binary form, which numpy makes of all of them at once. A part is one transaction, and what
+is stored already is not written again, so a load may be broken off and repeated.
 """
 
 from __future__ import annotations
@@ -55,22 +55,27 @@ SELECT content_sha256, embedding, %s
     ON CONFLICT (content_sha256) DO NOTHING
 """
 
-# Which images a part speaks of. What the database knows from a later look stays; a clock that is ahead must not keep
-# it from looking again.
+# What a part says that is news: what the database knows from a later look stays, and a clock that is ahead must not
+# keep it from looking again. When a bundle is loaded twice, hardly a row is left.
 MATCH_IMAGES = """
 CREATE TEMPORARY TABLE matched_images ON COMMIT DROP AS
-SELECT i.image_id, n.*, least(n.at, now()) AS seen_at
+SELECT i.image_id, n.*, least(n.at, now()) AS seen_at,
+       n.sha256 IS NOT NULL
+       AND (i.content_sha256 IS NULL OR i.checked_at IS NULL OR i.checked_at < least(n.at, now())) AS is_news
   FROM loaded_images n
   JOIN catvec_store.images i ON i.product_id = n.product_id AND i.url = n.url
- ORDER BY i.image_id;
-
-ANALYZE matched_images;
+  LEFT JOIN catvec_store.failures f ON f.image_id = i.image_id AND f.model_id = %s
+ WHERE n.sha256 IS NULL
+    OR f.image_id IS NOT NULL
+    OR i.content_sha256 IS NULL
+    OR i.checked_at IS NULL
+    OR i.checked_at < least(n.at, now())
 """
 
-# in the order in which runs of other models write them: no deadlocks
+# in the order in which runs of other models write them: no deadlocks; and no others, which a lock would dirty
 LOCK_IMAGES = """
 SELECT FROM catvec_store.images
- WHERE image_id IN (SELECT image_id FROM matched_images)
+ WHERE image_id IN (SELECT image_id FROM matched_images WHERE is_news)
  ORDER BY image_id
    FOR UPDATE
 """
@@ -85,8 +90,7 @@ WITH updated AS (
          changed_at = CASE WHEN i.content_sha256 <> n.sha256 THEN now() ELSE i.changed_at END
     FROM matched_images n
    WHERE i.image_id = n.image_id
-     AND n.sha256 IS NOT NULL
-     AND (i.content_sha256 IS NULL OR i.checked_at IS NULL OR i.checked_at < n.seen_at)
+     AND n.is_news
      {keep_shown}
   RETURNING i.image_id, i.content_sha256)
 SELECT count(*) FILTER (WHERE b.content_sha256 <> u.content_sha256)
@@ -215,7 +219,10 @@ def write_part(
     with connection.cursor().copy(COPY_IMAGES) as copy:
         for image in images:
             copy.write_row(image)
-    connection.execute(MATCH_IMAGES)
+    # temporary tables have no statistics until told, and the joins would be planned for ten rows
+    connection.execute("ANALYZE loaded_images (product_id, url)")
+    connection.execute(MATCH_IMAGES, (model.model_id,))
+    connection.execute("ANALYZE matched_images (image_id)")
     connection.execute(LOCK_IMAGES)
     keep_shown = sql.SQL(KEEP_SHOWN).format(shown=sql.Identifier(shown.table)) if shown else sql.SQL("")
     update = sql.SQL(UPDATE_IMAGES).format(keep_shown=keep_shown)
