@@ -193,7 +193,7 @@ def _put_together(
 ) -> Bench:
     conditions, loads = _conditions(machine, options, counters), counters.loads()
     shared = _shared_cores(limits, conditions)
-    bounds = {name: rate.images_per_s for name, rate in limits.items()} | {"shared cores": shared}
+    bounds = {name: rate.images_per_s for name, rate in limits.items()} | ({"shared cores": shared} if shared else {})
     bound_by = min(bounds, key=lambda name: bounds[name])
     circumstances = Circumstances(
         settings=machine.settings,

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from pipeline.bench.measurement import Bench
     from pipeline.bench.rates import Rate
 
+DOUBTFUL = 1.1
+"""share of the lowest limit that cannot be; a little above 1 is the spread of what was measured"""
+
 Images = Annotated[int, typer.Option("--images", min=1, help="images of the catalog to measure with")]
 Seconds = Annotated[
     float,
@@ -113,6 +116,12 @@ def _print(measured: Bench) -> None:
         f"{pictures.size_bytes / 1000:,.0f} kB" + (f"; {failed:,} could not be used" if failed else "")
     )
     say(f"model {where.model}{weights}: {measured.whole.images_per_s:,.1f} images/s")
+    if measured.share_of_bound > DOUBTFUL:
+        say(
+            "warning: everything at once was faster than the slowest stage alone: other programs took the cores "
+            "meanwhile; measure again when they are idle",
+            level="warning",
+        )
     say(measured.limit)
 
 

@@ -45,22 +45,13 @@ def write_untrained_model(folder: Path, size: str, *, seed: int = 0) -> Path:
 
     350 MB to 1.2 GB in fp32. Raises ModelError for another name, or a folder that cannot be written.
     """
-    from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
+    from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
 
     if size not in SIZES:
         raise ModelError(f"there are no random weights for model {size!r}, expected {', '.join(SIZES)}")
     shape = SIZES[size]
-    config = CLIPVisionConfig(
-        hidden_size=shape.width,
-        intermediate_size=4 * shape.width,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        image_size=shape.image_size,
-        patch_size=shape.patch_size,
-        projection_dim=shape.dims,
-    )
     with seeded(seed):
-        model = CLIPVisionModelWithProjection(config).eval()
+        model = CLIPVisionModelWithProjection(make_config(shape)).eval()
         scale_weights(model)
     crop = {"height": shape.image_size, "width": shape.image_size}
     processor = CLIPImageProcessorPil(size={"shortest_edge": shape.image_size}, crop_size=crop)
@@ -74,6 +65,21 @@ def write_untrained_model(folder: Path, size: str, *, seed: int = 0) -> Path:
             hint="it takes up to 1.2 GB; TMPDIR names another place for it",
         ) from error
     return folder
+
+
+def make_config(size: Size) -> Any:
+    """The transformers configuration of a `CLIPVisionModelWithProjection` of this size."""
+    from transformers import CLIPVisionConfig
+
+    return CLIPVisionConfig(
+        hidden_size=size.width,
+        intermediate_size=4 * size.width,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        image_size=size.image_size,
+        patch_size=size.patch_size,
+        projection_dim=size.dims,
+    )
 
 
 @contextlib.contextmanager
