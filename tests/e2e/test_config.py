@@ -20,7 +20,18 @@ UNKNOWN = "keys are options without the dashes; see: catvec run --help"
 RUN_KEYS = [
     *("run_id", "finished", "stopped_by", "seen", "unchanged", "reused", "embedded", "failed", "pending"),
     *("checked", "changed", "deferred", "moved", "removed", "forgotten", "products"),
-    *("failures_by_code", "seconds", "images_per_s", "model", "dims", "device", "precision", "batch_size"),
+    *(
+        "failures_by_code",
+        "seconds",
+        "images_per_s",
+        "cost",
+        "shard",
+        "model",
+        "dims",
+        "device",
+        "precision",
+        "batch_size",
+    ),
     "stage_seconds",
 ]
 """as the design promises them"""
