@@ -22,8 +22,10 @@ POINT_S: Final = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outlook:
-    """What is left of a run. `left_s` is None while nothing can be foretold; so are the costs then, and without a
-    price."""
+    """What is left of a run, or of a phase of it that counts something else than images.
+
+    `left_s` and `expected_cost` are None while nothing can be foretold; the costs also without a price.
+    """
 
     left_s: float | None
     cost: float | None
@@ -40,7 +42,10 @@ class Pace:
     def look(self, now: Snapshot) -> Outlook:
         """What is left as of this snapshot; they come in the order of their time."""
         self._note(now)
-        left_s = None if now.total is None else remaining_s(now.total - now.done, self._images_per_s())
+        if now.steps is not None:
+            left_s = now.steps.left_s
+        else:
+            left_s = None if now.total is None else remaining_s(now.total - now.done, self._images_per_s())
         whole_s = None if left_s is None else now.seconds + left_s
         return Outlook(
             left_s=left_s, cost=cost_of(now.seconds, self._price), expected_cost=cost_of(whole_s, self._price)

@@ -136,36 +136,37 @@ def _show_lines(progress: Progress, pace: Pace, ended: threading.Event) -> None:
 
 def _line(now: Snapshot, outlook: Outlook) -> str:
     if now.steps is not None:
-        return _steps_line(now.phase, now.steps)
+        return ", ".join([_steps_line(now.phase, now.steps), *_costs(outlook)])
     if now.total is None:
         return f"{now.phase} … {now.seconds:.0f} s"
-    return (
+    line = (
         f"{now.phase}: {now.done:,} of {now.total:,}, {now.images_per_s:.1f} images/s, "
         f"{now.embedded:,} embedded, {now.reused:,} reused, {now.failed:,} failed"
-        + "".join(f", {part}" for part in _foretold(outlook))
     )
+    return ", ".join([line, *_time_left(outlook), *_costs(outlook)])
 
 
-def _foretold(outlook: Outlook) -> list[str]:
-    """What is left and what it costs, as far as that is known."""
+def _time_left(outlook: Outlook) -> list[str]:
     from pipeline.report.words import span
 
-    parts = [] if outlook.left_s is None else [f"about {span(outlook.left_s)} left"]
-    if outlook.cost is not None:
-        whole = "" if outlook.expected_cost is None else f" of about {show_cost(outlook.expected_cost)}"
-        parts.append(f"cost {show_cost(outlook.cost)}{whole}")
-    return parts
+    return [f"about {span(outlook.left_s)} left"] if outlook.left_s else []
+
+
+def _costs(outlook: Outlook) -> list[str]:
+    if outlook.cost is None:
+        return []
+    whole = "" if outlook.expected_cost is None else f" of about {show_cost(outlook.expected_cost)}"
+    return [f"cost {show_cost(outlook.cost)}{whole}"]
 
 
 def _counters(now: Snapshot, outlook: Outlook) -> dict[str, Any]:
     """The line's numbers for --log-format json; a phase without images counts what its `unit` says."""
-    if now.steps is not None:
-        left_s = None if now.steps.left_s is None else round(now.steps.left_s, 1)
-        steps = {"unit": now.steps.unit, "done": now.steps.done, "total": now.steps.total}
-        return {"phase": now.phase, **steps, "waits_for": now.steps.waits_for or None, "left_s": left_s}
-    counts = {name: getattr(now, name) for name in ("done", "total", "unchanged", "reused", "embedded", "failed")}
     left_s = None if outlook.left_s is None else round(outlook.left_s, 1)
     costs = {} if outlook.cost is None else {"cost": outlook.cost, "expected_cost": outlook.expected_cost}
+    if now.steps is not None:
+        steps = {"unit": now.steps.unit, "done": now.steps.done, "total": now.steps.total}
+        return {"phase": now.phase, **steps, "waits_for": now.steps.waits_for or None, "left_s": left_s, **costs}
+    counts = {name: getattr(now, name) for name in ("done", "total", "unchanged", "reused", "embedded", "failed")}
     rate = {"images_per_s": round(now.images_per_s, 1), "left_s": left_s}
     return {"phase": now.phase, "unit": "images", **counts, **rate, **costs}
 
@@ -224,6 +225,6 @@ def _refresh(bar: tqdm[NoReturn], now: Snapshot, outlook: Outlook, limits: str) 
                 bar.unpause()
             bar.n = now.done
             counts = [f"failed={now.failed}", f"reused={now.reused}"]
-            told = filter(None, (*counts, *_foretold(outlook), limits))
+            told = filter(None, (*counts, *_time_left(outlook), *_costs(outlook), limits))
             bar.set_postfix_str(", ".join(told), refresh=False)
     bar.refresh()

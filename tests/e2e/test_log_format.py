@@ -65,7 +65,8 @@ def test_every_line_of_a_run_is_an_object(
     phases = [entry for entry in said if "phase" in entry]
     images = next(entry for entry in phases if entry["unit"] == "images" and entry["total"])
     assert set(images) - {"level", "logger", "message"} == {
-        *("phase", "unit", "done", "total", "unchanged", "reused", "embedded", "failed", "images_per_s")
+        *("phase", "unit", "done", "total", "unchanged", "reused", "embedded", "failed", "images_per_s"),
+        "left_s",
     }
     assert (images["total"], images["failed"]) == (9, 1)
     assert {entry["logger"] for entry in said} >= {"catvec"}

@@ -184,7 +184,7 @@ def test_status_as_json_has_the_keys_that_are_promised(shop: Shop, catvec: Catve
     assert list(found["models"][0]) == ["model", "coverage", "index", "oldest_check"]
     assert {"run_id", "model", "state", "is_lost", "heartbeat_age_s", "pending", "stopped_by"} < set(found["runs"][0])
     [trend] = found["trends"]
-    assert list(trend) == ["model", "catalog", "runs", "medians", "remarks"]
+    assert list(trend) == ["model", "catalog", "shard", "runs", "medians", "remarks"]
     assert trend["medians"] == {"seconds": 100.0, "embedded": 10, "failed_share": 0.0}
     assert list(found["failures"][0]) == ["stage", "code", "failures", "due", "deferred", "sample"]
     assert found["leftovers"] == {"products": 0, "images": 0, "vectors": 0, "since": None}

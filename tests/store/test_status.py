@@ -146,3 +146,22 @@ def test_a_reader_sees_what_it_may_and_is_told_the_rest(shop: Shop, database_url
         "user 'catvec_test_reader' may not see coverage, indexes, checks and what waits to be deleted; "
         "the owner and writers may",
     )
+
+
+def test_the_trend_of_a_shard_is_its_own(shop: Shop, database_url: str) -> None:
+    model = shop.register()
+    for seconds in (10, 20):
+        for number in (1, 2):
+            end_run(shop, model, seconds=seconds * number)
+            shop.session.connection().execute(
+                "UPDATE catvec_store.runs SET shard = %s WHERE run_id = (SELECT max(run_id) FROM catvec_store.runs)",
+                (f"{number}/2",),
+            )
+    end_run(shop, model, seconds=99)
+
+    trends = read_status(database_url).trends
+
+    assert [(trend.shard, [run.seconds for run in trend.runs]) for trend in trends] == [
+        ("1/2", [10, 20]),
+        ("2/2", [20, 40]),
+    ]

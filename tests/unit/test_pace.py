@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.pace import Outlook, Pace, cost_of, remaining_s, show_cost
-from pipeline.progress import Progress, Snapshot
+from pipeline.progress import Progress, Snapshot, Steps
 
 
 def at(
@@ -80,6 +80,15 @@ def test_costs_are_those_of_the_whole_run() -> None:
     early = look(Pace(2.5), at(36, 0, total=None))
     assert early == Outlook(left_s=None, cost=0.025, expected_cost=None)
     assert look(Pace(), *snapshots).cost is None
+
+
+def test_a_phase_that_counts_something_else_has_its_own_rest() -> None:
+    done = at(100, 10_000, total=10_000)
+    steps = Steps(done=250, total=1000, unit="vectors", waits_for="", seconds=20)
+
+    outlook = look(Pace(36), done, replace(done, seconds=120, steps=steps))
+
+    assert outlook == Outlook(left_s=60, cost=1.2, expected_cost=1.8)
 
 
 def test_seconds_and_costs_of_work_to_come() -> None:
