@@ -4,10 +4,10 @@
 
 Every contender writes the same outcomes of new contents: vectors of 512 dimensions as halfvec, what is known of
 their images, and the counters of the run, in one transaction for each chunk, into a fresh database with as many
-images. They differ in how the vectors travel; `catvec` is `pipeline.store.vectors.write_outcomes` as `catvec run` calls
-it, and the others use its statements for all the rest. The far server is the near one behind a proxy that delays each
-direction by 20 ms. Client, proxy and server share the cores. As information: other chunks, without waiting for the disk
-(synchronous_commit), and with an HNSW index on the table, as nightly runs meet it.
+images. They differ in how the vectors travel; `catvec` is `pipeline.store.vectors.write_outcomes` as `catvec run`
+calls it, and the others use its statements for all the rest. The far server is the near one behind a proxy that
+delays each direction by 20 ms. Client, proxy and server share the cores. As information: other chunks, no waiting
+for the disk (synchronous_commit), and with an HNSW index on the table, as nightly runs meet it.
 """
 
 from __future__ import annotations
