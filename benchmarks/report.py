@@ -233,6 +233,20 @@ def write_checks(checks: dict[str, bool | None]) -> Iterator[str]:
             yield f"{word}: {'; '.join(names)}."
 
 
+def write_write_path(result: Result) -> Iterator[str]:
+    yield (
+        f"{result['vectors']:,} vectors of {result['dims']} dimensions (halfvec) with the rows of their images, "
+        f"vectors/s; a run's transactions hold up to {result['chunk_of_run']}."
+    )
+    yield ""
+    yield from table("", "way", "vectors/s")
+    for place, ways in result["vectors_per_s"].items():
+        for way, found in ways.items():
+            yield f"| {place} | {way} | {spread(found, 0)} |"
+    yield ""
+    yield from write_checks(result["checks"])
+
+
 SECTIONS: dict[str, Callable[[Result], Iterator[str]]] = {
     "similar": write_similar,
     "end_to_end": write_end_to_end,
@@ -243,6 +257,7 @@ SECTIONS: dict[str, Callable[[Result], Iterator[str]]] = {
     "encode": write_encode,
     "parity": write_parity,
     "switch": write_switch,
+    "write_path": write_write_path,
 }
 
 if __name__ == "__main__":

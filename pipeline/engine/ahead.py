@@ -6,20 +6,24 @@ import pickle
 import threading
 import zlib
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from pipeline.engine.channel import GLANCE_S, Aborted
+from pipeline.records import ImageRef
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pipeline.records import ImageRef
-
 AHEAD_IMAGES = 100_000
 """a whole catalog in many shops, and half a minute of the largest GPU"""
 AHEAD_BYTES = 16 * 1024 * 1024
-"""compressed, as they wait: 100 bytes an image and less; as they are it were 500"""
+"""compressed, as they wait: 10 to 50 bytes an image; as they are it were 300"""
+
+_FIELDS = tuple(field.name for field in fields(ImageRef))
+_values = attrgetter(*_FIELDS)
+"""plain tuples pickle in a quarter of the time that records take"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +45,7 @@ class ReadAhead:
     def read(self, work: Iterable[list[ImageRef]]) -> None:
         """Read all of it, waiting for room. Raises Aborted, and what `work` raises."""
         for images in work:
-            data = zlib.compress(pickle.dumps(images, protocol=pickle.HIGHEST_PROTOCOL), level=1)
+            data = _pack(images)
             with self._changed:
                 while self._is_full() and not self._taker_is_gone:
                     self._wait()
@@ -62,8 +66,7 @@ class ReadAhead:
                 self._wait()
             page = self._pages.popleft()
             self._changed.notify_all()
-        images: list[ImageRef] = pickle.loads(zlib.decompress(page.data))  # noqa: S301 - our own, from this memory
-        return images
+        return _unpack(page.data)
 
     def leave(self) -> None:
         """No more will be taken."""
@@ -79,3 +82,14 @@ class ReadAhead:
     def _is_full(self) -> bool:
         images, size_bytes = sum(page.images for page in self._pages), sum(len(page.data) for page in self._pages)
         return images >= AHEAD_IMAGES or size_bytes >= AHEAD_BYTES
+
+
+def _pack(images: list[ImageRef]) -> bytes:
+    return zlib.compress(
+        pickle.dumps([_values(image) for image in images], protocol=pickle.HIGHEST_PROTOCOL), level=1
+    )
+
+
+def _unpack(data: bytes) -> list[ImageRef]:
+    rows = pickle.loads(zlib.decompress(data))  # noqa: S301 - our own, out of this memory
+    return [ImageRef(**dict(zip(_FIELDS, row, strict=True))) for row in rows]
