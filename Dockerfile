@@ -18,7 +18,7 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=type=cache,target=/root/.
     python -m venv --without-pip "$VIRTUAL_ENV" \
  && pip install --disable-pip-version-check --root-user-action=ignore --constraint constraints.txt uv \
  && uv pip install --torch-backend "$TORCH_BACKEND" --constraints constraints.txt \
-      --requirements pyproject.toml --extra parquet
+      --requirements pyproject.toml --extra parquet $([ "$TORCH_BACKEND" = cpu ] || echo --extra gpu)
 
 COPY README.md LICENSE cli.py ./
 COPY migrations migrations
