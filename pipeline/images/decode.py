@@ -111,6 +111,7 @@ class _Upright:
     box: Box
     width: int
     height: int
+    is_reduced: bool
 
 
 def _decode(data: bytes, spec: PreprocessSpec, settings: DecodeSettings) -> tuple[NDArray[np.uint8], int, int]:
@@ -127,7 +128,8 @@ def _decode(data: bytes, spec: PreprocessSpec, settings: DecodeSettings) -> tupl
         raise _translated(error, name, data) from error
     # from the file's size, since a reduced one is rounded and would move the crop
     size = resized_size(upright.width, upright.height, spec)
-    return resize_and_crop(upright.image, upright.box, size, spec), upright.width, upright.height
+    pixels = resize_and_crop(upright.image, upright.box, size, spec, is_reduced=upright.is_reduced)
+    return pixels, upright.width, upright.height
 
 
 def _read(image: ImageFile.ImageFile, spec: PreprocessSpec, settings: DecodeSettings) -> _Upright:
@@ -135,6 +137,7 @@ def _read(image: ImageFile.ImageFile, spec: PreprocessSpec, settings: DecodeSett
     check_size(width, height, settings)
     turn = _turn(image) if isinstance(image, JpegImageFile) else None
     drafted = image.draft(None, _least_size(spec, turn)) if settings.reduced else None
+    is_reduced = image.size != (width, height)
     image.load()
     if not isinstance(image, JpegImageFile):
         width, height = image.size  # a TIFF is turned upright while loading
@@ -147,7 +150,7 @@ def _read(image: ImageFile.ImageFile, spec: PreprocessSpec, settings: DecodeSett
         flat = flat.transpose(turn.operation)
         if turn.is_sideways:
             width, height = height, width
-    return _Upright(image=flat, box=box, width=width, height=height)
+    return _Upright(image=flat, box=box, width=width, height=height, is_reduced=is_reduced)
 
 
 def _turned(box: Box, size: tuple[int, int], turn: _Turn) -> Box:

@@ -20,7 +20,8 @@ Box: TypeAlias = tuple[float, float, float, float]
 """left, top, right, bottom in pixels of an image; fractions are allowed"""
 
 # in areas of the crop. Why not always by `box`, which saves a quarter of the time: Pillow picks the order of its
-# two passes by cost, a box changes the choice, and pixels of noise then differ by up to 24
+# two passes by cost, a box changes the choice, and pixels of noise then differ by up to 24. An image that was decoded
+# reduced differs by more than that anyway.
 _WHOLE_AT_MOST = 16
 
 
@@ -36,7 +37,7 @@ def resized_size(width: int, height: int, spec: PreprocessSpec) -> tuple[int, in
 
 
 def resize_and_crop(
-    image: Image.Image, box: Box, resized: tuple[int, int], spec: PreprocessSpec
+    image: Image.Image, box: Box, resized: tuple[int, int], spec: PreprocessSpec, *, is_reduced: bool = False
 ) -> NDArray[np.uint8]:
     """Resize the `box` of `image` (mode L or RGB) to `resized`, then crop the centre: uint8 [H, W, 3].
 
@@ -46,7 +47,7 @@ def resize_and_crop(
     left, columns, pad_left = _centre(resized[0], spec.width)
     top, rows, pad_top = _centre(resized[1], spec.height)
     kept = (left, top, left + columns, top + rows)
-    if resized[0] * resized[1] <= _WHOLE_AT_MOST * spec.width * spec.height:
+    if not is_reduced and resized[0] * resized[1] <= _WHOLE_AT_MOST * spec.width * spec.height:
         part = image.resize(resized, spec.resample, box=box).crop(kept)
     else:
         scale_x, scale_y = (box[2] - box[0]) / resized[0], (box[3] - box[1]) / resized[1]
