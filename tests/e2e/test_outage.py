@@ -15,7 +15,7 @@ import pytest
 from pipeline.engine import backlog, local
 from pipeline.engine.stop import Stop
 from pipeline.ingest import Ended, ingest
-from pipeline.on_demand import ModelOnDemand
+from pipeline.models.encoder import Encoder
 from pipeline.progress import Progress
 from pipeline.settings import CatalogSettings, FetchSettings, ModelSettings, RunSettings
 from pipeline.store.embedded import EmbeddedServer
@@ -105,14 +105,14 @@ def test_a_stopped_database_does_not_stop_the_device(
 def count_encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of the batches that the device has done."""
     sizes: list[int] = []
-    encode = ModelOnDemand.encode_images
+    encode = Encoder.encode_images
 
-    def counted(self: ModelOnDemand, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def counted(self: Encoder, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         vectors = encode(self, pixels)
         sizes.append(len(pixels))
         return vectors
 
-    monkeypatch.setattr(ModelOnDemand, "encode_images", counted)
+    monkeypatch.setattr(Encoder, "encode_images", counted)
     return sizes
 
 

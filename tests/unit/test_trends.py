@@ -20,6 +20,7 @@ def past(seconds: float, *, embedded: int = 10, failed_share: float = 0.0, catal
         seconds=seconds,
         embedded=embedded,
         failed_share=failed_share,
+        shard=None,
     )
 
 
