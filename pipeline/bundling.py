@@ -14,6 +14,7 @@ from datetime import timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO
 
+from pipeline.encoding import require_decoder
 from pipeline.errors import BreakerError, ConfigError, LockedError
 from pipeline.ingest import LOCK_GLANCE_S, Ended
 from pipeline.inputs import read_rows
@@ -56,6 +57,7 @@ def ingest_to_bundle(
 
     progress.begin("reading the catalog")
     _refuse_what_needs_a_database(settings)
+    require_decoder(settings)
     rows = read_rows(settings, stdin)  # a wrong file is told before a model is looked for
     with _claimed(folder, progress, stop, wait):
         progress.begin("checking the model")

@@ -45,6 +45,18 @@ def encode_work(
     run_stages(work, stages, settings=settings, on_demand=on_demand, progress=progress, stop=stop)
 
 
+def require_decoder(settings: RunSettings) -> None:
+    """Raise ConfigError when the decoder that is asked for cannot be had here; to be asked before any work."""
+    if settings.decode.decoder != "nvjpeg":
+        return
+    from pipeline.images.decoder import refuse_nvjpeg
+    from pipeline.images.nvjpeg import open_nvjpeg
+    from pipeline.models.device import choose_placements
+
+    if not any(open_nvjpeg(placement.device) for placement in choose_placements(settings.model)):
+        raise refuse_nvjpeg()
+
+
 def make_stages(
     settings: RunSettings,
     on_demand: ModelOnDemand,

@@ -15,6 +15,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
+from pipeline.encoding import require_decoder
 from pipeline.errors import AwayError, BreakerError, CatvecError, LockedError
 from pipeline.finishing import have_index, open_up, shown_beside
 from pipeline.inputs import read_rows, scope_now
@@ -89,6 +90,7 @@ def ingest(
     from pipeline.store.models import find_model
     from pipeline.store.runs import begin_run
 
+    require_decoder(settings)
     rows = read_rows(settings, stdin)  # a wrong file is told before a model is looked for
     migrate(url)
     with translated(), ExitStack() as stack:

@@ -29,7 +29,6 @@ NAMES: Final = {
     "event loop": "download thread",
     "look up": "database",
     "decode": "decoding",
-    "copy": "copying to the device",
     "encode": "model",
     "write": "database",
 }
@@ -144,14 +143,6 @@ def _decoding(load: StageLoad, by_name: dict[str, StageLoad], circumstances: Cir
     return Limit(stage=load.stage, sentence=sentence, option=option)
 
 
-def _copying(load: StageLoad, _: dict[str, StageLoad], circumstances: Circumstances) -> Limit:
-    return Limit(
-        stage=load.stage,
-        sentence=f"copying to {circumstances.device} limits: it took {load.busy:.0%} of the time; no option moves "
-        "it, a machine with a wider bus would",
-    )
-
-
 def _model(load: StageLoad, _: dict[str, StageLoad], circumstances: Circumstances) -> Limit:
     device = circumstances.device or "the device"
     option = "--precision bf16" if circumstances.precision == "fp32" else None
@@ -188,7 +179,6 @@ _EXPLAIN: Final = {
     "event loop": _download_thread,
     "look up": _looking_up,
     "decode": _decoding,
-    "copy": _copying,
     "encode": _model,
     "write": _writing,
 }

@@ -105,8 +105,7 @@ class ModelOnDemand:
     def remember(self) -> None:
         """Keep in mind for later runs which batches did not fit into a device's memory."""
         for encoder in self.loaded:
-            known = self._batch_sizes.recall(encoder)
-            if known is not None and encoder.batch_size < known:
+            if encoder.was_halved:
                 self._batch_sizes.remember(encoder)
 
     def _make_ready(self, encoder: Encoder) -> None:

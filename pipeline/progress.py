@@ -223,8 +223,6 @@ class Progress:
 
     def _stage_times(self, busy: Mapping[str, float]) -> Iterator[StageTimes]:
         for stage, workers in self._workers.items():
-            if stage == "encode" and "copy" in busy:
-                yield self._times("copy", workers, busy)  # who encodes copies
             yield self._times(stage, workers, busy)
 
     def _times(self, stage: str, workers: int, busy: Mapping[str, float]) -> StageTimes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count, islice
+from itertools import count, cycle, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.bench.rates import Rate, Stopwatch, repeat
 from pipeline.encoding import decode_threads
 from pipeline.errors import DecodeError
-from pipeline.images.decode import decode
+from pipeline.images.decoder import choose_decoder
 from pipeline.records import Content, Embedding, Failure, ImageRef, Outcomes
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.bench.stream import Machine, Sample
-    from pipeline.records import Decoded, Fetched
+    from pipeline.images.decoder import Decoder
+    from pipeline.records import Decoded
 
 KEPT_PIXELS = 64 * 1024 * 1024
 """bytes of decoded images to encode: 440 of 224 × 224, more would be the same again"""
@@ -31,42 +32,38 @@ FORWARD_BATCHES, WRITES = 4, 5
 
 
 def measure_decode(machine: Machine, sample: Sample, *, seconds: float) -> tuple[Rate, list[Decoded]]:
-    """Decode the bytes of the sample in as many threads as a run has. Returns some of the decoded images, too."""
-    settings, spec = machine.settings, machine.on_demand.spec
-
-    def decode_one(fetched: Fetched) -> Decoded:
-        return decode(fetched, spec.preprocess, settings.decode)
-
-    decoded = _decode_once(sample, decode_one)
+    """Decode the bytes of the sample as a run does, in as many threads. Returns some of the decoded images, too."""
+    devices = [encoder.device for encoder in machine.on_demand.encoders()]
+    decoder = choose_decoder(machine.settings.decode, machine.on_demand.spec.preprocess, devices)
+    decoded = _decode_once(sample, decoder)
     good = [sample.fetched[found.content.image.image_id] for found in decoded]
     watch = Stopwatch()
 
     def work(first: int) -> None:
-        for number in count(first):
-            if not good or watch.seconds >= seconds:
-                return
-            decode_one(good[number % len(good)])
-            watch.add()
+        files = cycle(good[first:] + good[:first])
+        while good and watch.seconds < seconds:
+            watch.add(len(decoder.decode_many(list(islice(files, decoder.at_once)))))
 
-    threads = decode_threads(settings)
+    threads = decode_threads(machine.settings)
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         # each begins at another image
         list(pool.map(work, (number * len(good) // threads for number in range(threads))))
     return watch.rate(), decoded
 
 
-def _decode_once(sample: Sample, decode_one: Callable[[Fetched], Decoded]) -> list[Decoded]:
+def _decode_once(sample: Sample, decoder: Decoder) -> list[Decoded]:
     """Each once, to warm up; what cannot be decoded leaves the sample."""
     decoded, failures, size_bytes = [], [], 0
     for fetched in sample.fetched.values():
-        try:
-            found = decode_one(fetched)
-        except DecodeError as error:
+        [found] = decoder.decode_many([fetched])
+        if isinstance(found, DecodeError):
             image = fetched.content.image
             failures.append(
-                Failure(image=image, stage="decode", code=error.code, detail=error.message, is_retryable=False)
+                Failure(image=image, stage="decode", code=found.code, detail=found.message, is_retryable=False)
             )
             continue
+        if isinstance(found, Exception):
+            raise found
         decoded.append(found)
         size_bytes += found.pixels.nbytes
         if size_bytes > KEPT_PIXELS:

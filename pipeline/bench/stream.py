@@ -169,7 +169,8 @@ def _run(
 ) -> None:
     stages = make_stages(machine.settings, machine.on_demand, Destination(find_known=find_known, write=write))
     numbers = count() if is_new else None
-    stages = replace(stages, open_fetcher=partial(_open_watched, machine.settings, on_fetched, numbers))
+    # the feed has no end of its own: what is read ahead of the time is still worked on
+    stages = replace(stages, open_fetcher=partial(_open_watched, machine.settings, on_fetched, numbers), ahead=PAGE)
     run_stages(
         feed, stages, settings=machine.settings, on_demand=machine.on_demand, progress=progress, stop=machine.stop
     )

@@ -35,8 +35,9 @@ class _Page:
 class ReadAhead:
     """Pages in their order; one thread reads the list, another takes the pages."""
 
-    def __init__(self, aborted: threading.Event) -> None:
+    def __init__(self, aborted: threading.Event, *, images: int = AHEAD_IMAGES) -> None:
         self._aborted = aborted
+        self._most_images = images
         self._changed = threading.Condition()
         self._pages: deque[_Page] = deque()
         self._closed = False
@@ -81,7 +82,7 @@ class ReadAhead:
 
     def _is_full(self) -> bool:
         images, size_bytes = sum(page.images for page in self._pages), sum(len(page.data) for page in self._pages)
-        return images >= AHEAD_IMAGES or size_bytes >= AHEAD_BYTES
+        return images >= self._most_images or size_bytes >= AHEAD_BYTES
 
 
 def _pack(images: list[ImageRef]) -> bytes:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
-from pipeline.engine.ahead import ReadAhead
+from pipeline.engine.ahead import AHEAD_IMAGES, ReadAhead
 from pipeline.engine.backlog import Backlog
 from pipeline.engine.channel import GLANCE_S, Aborted, Channel, InFlight
 from pipeline.engine.window import Window
@@ -102,7 +102,8 @@ class Stages:
     `find_known` tells which SHA-256 sums have a vector already. `decode` runs in several threads and takes up to
     `decode_at_once` images; what is wrong with one stands in its place. `encoders` are asked for when there is
     something to encode; until then `batch_size` tells how many images they will take at once. `write` commits
-    outcomes and returns what it could write; `is_away` tells whether it waits for a database that went away.
+    outcomes and returns what it could write; `is_away` tells whether it waits for a database that went away. The
+    list is read up to `ahead` images beyond those under way.
     """
 
     open_fetcher: Callable[[], AbstractAsyncContextManager[Fetcher]]
@@ -113,6 +114,7 @@ class Stages:
     encoders: Callable[[], Sequence[Encoder]]
     write: Callable[[Outcomes], Outcomes]
     is_away: Callable[[], bool] = lambda: False
+    ahead: int = AHEAD_IMAGES
 
 
 class LocalEngine:
@@ -138,7 +140,7 @@ class LocalEngine:
         self._to_decode: Channel[Fetched] = channel(0, receiver="decode")
         self._decoded: Channel[Decoded] = channel(2 * stages.batch_size(), receiver="encode")
         self._outcomes: Channel[Item] = channel(OUTCOMES, receiver="write")
-        self._work = ReadAhead(self._aborted)
+        self._work = ReadAhead(self._aborted, images=stages.ahead)
         self._backlog: Backlog[Item] = Backlog(stages.is_away, self._aborted)
 
     def run(self, work: Iterable[list[ImageRef]]) -> None:

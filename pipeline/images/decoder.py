@@ -39,11 +39,15 @@ def choose_decoder(settings: DecodeSettings, spec: PreprocessSpec, devices: Sequ
         in_turn = cycle(found)
         return Decoder(name="nvjpeg", at_once=BATCH, decode_many=lambda files: next(in_turn).decode_many(files))
     if settings.decoder == "nvjpeg":
-        raise ConfigError(
-            "--decoder is 'nvjpeg', but there is no CUDA device, or no torchvision that decodes on it",
-            hint="install torchvision of the same release and CUDA as torch, or use --decoder auto",
-        )
+        raise refuse_nvjpeg()
     return Decoder(name="pillow", at_once=1, decode_many=partial(_decode_each, spec, settings))
+
+
+def refuse_nvjpeg() -> ConfigError:
+    return ConfigError(
+        "--decoder is 'nvjpeg', but there is no CUDA device, or no torchvision that decodes on it",
+        hint="install torchvision of the same release and CUDA as torch, or use --decoder auto",
+    )
 
 
 def _open_nvjpeg(settings: DecodeSettings, spec: PreprocessSpec, devices: Sequence[str]) -> list[NvJpegDecoder]:

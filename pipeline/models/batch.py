@@ -81,7 +81,8 @@ def find_batch_size(encoder: Encoder) -> int:
         encoder.batch_size = size
         seconds = _measure(encoder, size)
         if encoder.batch_size < size:  # it did not fit, and was halved
-            return min(best, encoder.batch_size)
+            best = min(best, encoder.batch_size)
+            break
         if size / seconds > WORTH * best_rate:
             best, best_rate = size, size / seconds
         if seconds > LONGEST_BATCH_S:

@@ -51,7 +51,7 @@ class Encoder:
 
     `reference` is the unit vector float32 [D] of the self-test's image, from this model in fp32 on the CPU.
     `batch_size` is how many images to hand over at once: it shrinks when the device's memory does not suffice.
-    `threads` is how many of the caller's threads keep the device busy.
+    `was_halved` says so. `threads` is how many of the caller's threads keep the device busy.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class Encoder:
         self.device = placement.device
         self.precision = placement.precision
         self.batch_size = placement.batch_size
+        self.was_halved = False
         self.threads = 2 if placement.device.startswith("cuda") else 1
         self.reference = reference
         self._folder = folder
@@ -96,7 +97,7 @@ class Encoder:
         """
         vectors = self.encode_once(pixels)
         if self.precision != "fp32" and (is_bad := np.isnan(vectors).all(axis=1)).any():
-            vectors[is_bad] = self._encode_exactly(pixels[is_bad])
+            vectors[is_bad] = self._encode_in_fp32(pixels[is_bad])
         return vectors
 
     def encode_once(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -134,20 +135,33 @@ class Encoder:
             self._streams.own = new_stream(self.device)
         return torch.cuda.stream(self._streams.own)
 
-    def _encode_exactly(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """In fp32, image by image: they are few, and the memory is full of the model in half precision."""
+    def _encode_in_fp32(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Image by image, for they are few; NaN when the device has no memory for the model in fp32 beside it."""
         import torch
 
-        with self._lock:
-            if self._exact is None:
-                logger.warning(
-                    "%d images of a batch have no finite vector in %s and are encoded in fp32, as others will be; if "
-                    "they are many, --precision bf16 or fp32 is faster",
-                    len(pixels),
-                    self.precision,
-                )
-                self._exact = _move(load_model(self._folder), self.device, torch.float32)
-            return np.concatenate([self._forward(self._exact, row[None], torch.float32) for row in pixels])
+        try:
+            with self._lock:
+                exact = self._load_exact(len(pixels))
+                return np.concatenate([self._forward(exact, row[None], torch.float32) for row in pixels])
+        except (RuntimeError, ModelError) as error:
+            if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+                self._raise_if_lost(error)
+                raise
+            logger.warning("they are not encoded in fp32, for which %s has no memory left: %s", self.device, error)
+            return np.full((len(pixels), self.spec.dims), np.nan, dtype=np.float32)
+
+    def _load_exact(self, images: int) -> Any:
+        import torch
+
+        if self._exact is None:
+            logger.warning(
+                "%d images of a batch have no finite vector in %s and are encoded in fp32, as others will be; if "
+                "they are many, --precision bf16 or fp32 is faster",
+                images,
+                self.precision,
+            )
+            self._exact = _move(load_model(self._folder), self.device, torch.float32)
+        return self._exact
 
     def _raise_if_lost(self, error: RuntimeError) -> None:
         if "CUDA error" in str(error):
@@ -206,7 +220,7 @@ class Encoder:
         half = (len(pixels) + 1) // 2
         if half < self.batch_size:
             logger.warning("out of memory on %s with %d images: going on with %d", self.device, len(pixels), half)
-            self.batch_size = half
+            self.batch_size, self.was_halved = half, True
         return np.concatenate([self.encode_once(pixels[:half]), self.encode_once(pixels[half:])])
 
 

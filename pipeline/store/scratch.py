@@ -38,12 +38,21 @@ SCHEMA = "catvec_bench"
 ROWS = 20_000
 """images to write to, in turn: the same few again and again would grow chains of dead rows that no run has"""
 
+OURS = "catvec bench measures here, and drops it"
+"""by which a schema that a killed bench left is told from somebody else's"""
+
+FIND_OTHERS = """
+SELECT FROM pg_namespace
+ WHERE nspname = %s
+   AND obj_description(oid, 'pg_namespace') IS DISTINCT FROM %s
+"""
 TAKE_LOCK = "SELECT pg_try_advisory_lock(hashtextextended('catvec:bench:' || current_database(), 0))"
 DROP = f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE"
 
 # the columns, indexes and settings that a write has to do with, as in migrations/sql
 CREATE = f"""
 CREATE SCHEMA {SCHEMA};
+COMMENT ON SCHEMA {SCHEMA} IS '{OURS}';
 CREATE TABLE {SCHEMA}.images (
   image_id       bigint PRIMARY KEY,
   product_id     text NOT NULL,
@@ -159,6 +168,11 @@ def _create(connection: Connection, *, dims: int, storage: str) -> None:
     extension = require_vector(connection)
     kind = sql.SQL("{}({})").format(sql.Identifier(extension, storage), sql.Literal(dims))
     norm = sql.Identifier(extension, "vector_norm" if storage == "vector" else "l2_norm")
+    if connection.execute(FIND_OTHERS, (SCHEMA, OURS)).fetchone() is not None:
+        raise StoreError(
+            f"there is a schema {SCHEMA} in database {connection.info.dbname!r} that catvec bench has not made",
+            hint="let --db be another database of the same server, or rename the schema",
+        )
     try:
         connection.execute(DROP)
         connection.execute(CREATE)

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.errors import StoreError
 from pipeline.records import Embedding, ImageRef, Outcomes
-from pipeline.store.scratch import scratch_tables
+from pipeline.store.scratch import OURS, scratch_tables
 from tests.fixtures.roles import WRITER, grant, login
 from tests.fixtures.store import content, unit
 
@@ -68,9 +68,24 @@ def test_the_tables_are_those_of_a_run_as_far_as_writing_goes(shop: Shop, databa
 def test_what_a_killed_one_left_is_replaced(database_url: str) -> None:
     with psycopg.connect(database_url) as connection:
         connection.execute("CREATE SCHEMA catvec_bench; CREATE TABLE catvec_bench.images ()")
+        connection.execute(f"COMMENT ON SCHEMA catvec_bench IS '{OURS}'")
 
     with scratch_tables(database_url, dims=4) as scratch:
         assert scratch.find_known([bytes(32)]) == set()
+
+
+def test_somebody_elses_schema_of_that_name_stays(database_url: str, shop: Shop) -> None:
+    with psycopg.connect(database_url) as connection:
+        connection.execute("CREATE SCHEMA catvec_bench; CREATE TABLE catvec_bench.notes ()")
+
+    with (
+        pytest.raises(
+            StoreError, match="there is a schema catvec_bench in database .* that catvec bench has not made"
+        ),
+        scratch_tables(database_url, dims=4),
+    ):
+        pass
+    assert shop.one("SELECT to_regclass('catvec_bench.notes')") is not None
 
 
 @pytest.mark.usefixtures("roles")

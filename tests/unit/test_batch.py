@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from benchmarks.random_model import draw_photos
 from pipeline.models.batch import SIZES, BatchSizes, find_batch_size
 from pipeline.models.encoder import Encoder, load_encoder
 from pipeline.on_demand import WORTH_TRYING, ModelOnDemand
@@ -118,9 +119,25 @@ def test_only_long_runs_try_and_all_take_what_was_found(tiny_clip: Path, tmp_pat
     long.prepare(WORTH_TRYING)
     assert BatchSizes(file).recall(long.load()) == long.batch_size()
 
-    long.load().batch_size = 5  # as when the memory did not suffice
-    long.remember()
-    assert ModelOnDemand(settings, None, Progress()).batch_size() == 5
     fixed = ModelOnDemand(run_settings(tiny_clip, tmp_path, batch_size=3), None, Progress())
     fixed.prepare(WORTH_TRYING)
+    fixed.remember()
     assert fixed.batch_size() == 3
+    assert ModelOnDemand(settings, None, Progress()).batch_size() == long.batch_size()
+
+
+def test_a_memory_that_did_not_suffice_is_remembered(tiny_clip: Path, tmp_path: Path) -> None:
+    import torch
+
+    settings = run_settings(tiny_clip, tmp_path)
+    short = ModelOnDemand(settings, None, Progress())
+
+    def refuse(images: int) -> None:
+        if images > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    before_each_batch(short.load(), refuse)
+    short.load().encode_images(draw_photos(count=10, size=64))
+    short.remember()
+
+    assert ModelOnDemand(settings, None, Progress()).batch_size() == 5

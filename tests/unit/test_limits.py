@@ -124,12 +124,6 @@ def test_the_database_limits() -> None:
     )
 
 
-def test_copying_limits() -> None:
-    assert said({"copy": 0.9}, device="cuda")[1] == (
-        "copying to cuda limits: it took 90% of the time; no option moves it, a machine with a wider bus would"
-    )
-
-
 def test_when_none_is_busy_throughout_none_is_blamed() -> None:
     assert said({"network": 0.4, "decode": 0.55}) == (
         None,
@@ -180,14 +174,6 @@ def test_a_forward_pass_counts_while_it_lasts() -> None:
 
     assert load.busy > 0.8
     assert after.busy > 0.8  # what follows the work is not counted
-
-
-def test_copying_is_shown_where_it_is_told() -> None:
-    progress = Progress()
-    with progress.at_work({"encode": 1, "write": 1}), progress.stage("copy"):
-        time.sleep(0.01)
-
-    assert [load.stage for load in progress.snapshot().loads()] == ["copy", "encode", "write"]
 
 
 def test_a_channel_tells_who_waited_for_what() -> None:
