@@ -80,7 +80,7 @@ def test_somebody_elses_schema_of_that_name_stays(database_url: str, shop: Shop)
 
     with (
         pytest.raises(
-            StoreError, match="there is a schema catvec_bench in database .* that catvec bench has not made"
+            StoreError, match=r"there is a schema catvec_bench in database .* that catvec bench has not made"
         ),
         scratch_tables(database_url, dims=4),
     ):
