@@ -9,13 +9,11 @@ from pipeline.models.folder import read_config
 from pipeline.models.preprocess import clip_preprocess, read_preprocess
 from pipeline.models.registry import ALIASES, hub_id
 from pipeline.models.source import find_model
+from pipeline.models.untrained import SIZES
 
 if TYPE_CHECKING:
     from pipeline.records import PreprocessSpec
     from pipeline.settings import ModelSettings
-
-# input edge in pixels and dimensions, from each one's config.json
-_USUAL = {"vit-b-32": (224, 512), "vit-b-16": (224, 512), "vit-l-14": (224, 768), "vit-l-14-336": (336, 768)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +29,8 @@ def find_shape(settings: ModelSettings) -> ModelShape:
     repository = hub_id(settings.model)
     for alias, known in ALIASES.items():
         if known == repository:
-            edge, dims = _USUAL[alias]
-            return ModelShape(preprocess=clip_preprocess(edge), dims=dims)
+            size = SIZES[alias]
+            return ModelShape(preprocess=clip_preprocess(size.image_size), dims=size.dims)
     folder = find_model(settings).folder
     config = read_config(folder)
     length = config.get("projection_dim")
