@@ -260,6 +260,51 @@ def test_what_left_the_catalog_leaves_the_searches_with_the_load(stand: Stand, d
     assert "P06" in found
 
 
+def test_pictures_of_another_catalog_stay_as_they_are(stand: Stand, database_url: str) -> None:
+    stand.run("--db", database_url, "--catalog-name", "winter")
+    before = read_rows(database_url)
+    for number in range(12):
+        (stand.folder / f"{number}.jpg").write_bytes(photo(100 + number))
+    stand.to_bundle()
+
+    loaded = stand.load(database_url)
+
+    assert read_rows(database_url) == before
+    assert (counts(loaded)[:3], loaded["pending"], loaded["changed"]) == ((0, 0, 0), 0, 0)
+    assert loaded["failures_by_code"]["other_catalog"] > 0
+
+
+def test_an_image_that_changed_and_had_no_vector_counts_once(stand: Stand, database_url: str) -> None:
+    stand.to_bundle()
+    stand.load(database_url)
+    with psycopg.connect(database_url) as connection:
+        connection.execute(
+            "UPDATE catvec_store.images SET content_sha256 = sha256('old'), checked_at = '2020-01-01'"
+            " WHERE content_sha256 IS NOT NULL"
+        )
+        connection.execute("DELETE FROM catvec_store.emb_tiny_clip")
+
+    again = stand.load(database_url)
+
+    assert (counts(again), again["changed"]) == ((0, 2, 12, 5, 0), 14)
+
+
+def test_images_that_come_to_vectors_that_are_there_count_as_reused(stand: Stand, database_url: str) -> None:
+    stand.to_bundle()
+    stand.load(database_url)
+    with psycopg.connect(database_url) as connection:
+        connection.execute("UPDATE catvec_store.images SET content_sha256 = NULL WHERE url IN ('3.jpg', '4.jpg')")
+        connection.execute("DELETE FROM catvec_store.failures")
+        connection.execute(
+            "UPDATE catvec_store.images i SET content_sha256 = n.content_sha256, checked_at = '2020-01-01'"
+            "  FROM catvec_store.images n WHERE i.url = '5.jpg' AND n.url = '6.jpg'"
+        )
+
+    again = stand.load(database_url)
+
+    assert (counts(again), again["changed"]) == ((11, 3, 0, 5, 0), 1)
+
+
 def test_an_export_is_the_bundle_that_a_run_makes(stand: Stand, database_url: str, empty_database_url: str) -> None:
     stand.run("--db", empty_database_url)
     exported = stand.catvec("export", stand.bundle, "--db", empty_database_url, "--json")
