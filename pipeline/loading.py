@@ -172,7 +172,6 @@ def _write_parts(job: _Job) -> _Written:
                     write_part,
                     model=job.model,
                     run_id=job.run_id,
-                    catalog=job.bundle.manifest.catalog,
                     images=part.images,
                     hashes=[part.hashes[n] for n in fresh],
                     vectors=part.vectors[fresh],

@@ -56,8 +56,8 @@ SELECT content_sha256, embedding, %s
 """
 
 # What a part says that is news: what the database knows from a later look stays, and a clock that is ahead must not
-# keep it from looking again. When a bundle is loaded twice, hardly a row is left. A product of another catalog is none
-# of the bundle's, though it has the same id.
+# keep it from looking again. When a bundle is loaded twice, hardly a row is left. A product of another catalog is not
+# the bundle's, though it has the same id.
 MATCH_IMAGES = """
 CREATE TEMPORARY TABLE matched_images ON COMMIT DROP AS
 SELECT i.image_id, n.*, least(n.at, now()) AS seen_at,
@@ -65,13 +65,14 @@ SELECT i.image_id, n.*, least(n.at, now()) AS seen_at,
        AND (i.content_sha256 IS NULL OR i.checked_at IS NULL OR i.checked_at < least(n.at, now())) AS is_news
   FROM loaded_images n
   JOIN catvec_store.images i ON i.product_id = n.product_id AND i.url = n.url
-  JOIN catvec_store.products p ON p.product_id = i.product_id AND p.catalog = %s
+  JOIN catvec_store.products p ON p.product_id = i.product_id
   LEFT JOIN catvec_store.failures f ON f.image_id = i.image_id AND f.model_id = %s
- WHERE n.sha256 IS NULL
-    OR f.image_id IS NOT NULL
-    OR i.content_sha256 IS NULL
-    OR i.checked_at IS NULL
-    OR i.checked_at < least(n.at, now())
+ WHERE p.catalog = (SELECT catalog FROM catvec_store.runs WHERE run_id = %s)
+   AND (n.sha256 IS NULL
+        OR f.image_id IS NOT NULL
+        OR i.content_sha256 IS NULL
+        OR i.checked_at IS NULL
+        OR i.checked_at < least(n.at, now()))
 """
 
 # in the order in which runs of other models write them: no deadlocks; and no others, which a lock would dirty
@@ -159,8 +160,8 @@ UPDATE catvec_store.runs
  WHERE run_id = %s
 """
 
-# Vectors of this load (by its run_id) were not there before, so whatever shows one is news; one image for each of them
-# counts as embedded, as in a run. Of the others, only the load itself knows which showed nothing or something else.
+# Vectors of this load (by its run_id) were not there before, so whatever shows one is news; one image for each of
+# them counts as embedded, as in a run. Of the others, only the load knows which showed nothing or something else.
 COUNT_STATES = """
 SELECT CASE WHEN f.image_id IS NOT NULL THEN 'failed'
             WHEN e.content_sha256 IS NULL THEN 'pending'
@@ -229,7 +230,6 @@ def write_part(
     model: StoredModel,
     run_id: int,
     *,
-    catalog: str,
     images: Iterable[tuple[Any, ...]],
     hashes: Sequence[bytes],
     vectors: NDArray[np.float32],
@@ -237,7 +237,7 @@ def write_part(
 ) -> Loaded:
     """Write what a part holds, in the caller's transaction; `images` have the columns of COPY_IMAGES.
 
-    Images of products that belong to another catalog than `catalog` stay as they are.
+    Images of products that belong to another catalog than the run's stay as they are.
     `hashes` [N] belong to `vectors` [N, D], finite and of unit length. `shown` is the model that apps read, if
     another.
     """
@@ -249,7 +249,7 @@ def write_part(
             copy.write_row(image)
     # temporary tables have no statistics until told, and the joins would be planned for ten rows
     connection.execute("ANALYZE loaded_images (product_id, url)")
-    connection.execute(MATCH_IMAGES, (catalog, model.model_id))
+    connection.execute(MATCH_IMAGES, (model.model_id, run_id))
     connection.execute("ANALYZE matched_images (image_id)")
     connection.execute(LOCK_IMAGES)
     keep_shown = sql.SQL(KEEP_SHOWN).format(shown=sql.Identifier(shown.table)) if shown else sql.SQL("")

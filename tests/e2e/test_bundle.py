@@ -495,7 +495,45 @@ def test_a_damaged_part_is_named_and_only_its_images_are_made_again(
         (("--db", "postgresql://x/y"), "--db cannot go with --to: a bundle is made without a database"),
         (("--report", "r.html"), "--report cannot go with --to: a bundle is made without a database"),
         (("--dry-run",), "--dry-run cannot go with --to: a bundle is made without a database"),
+        (
+            (
+                "--recheck",
+                "1d",
+            ),
+            "--recheck cannot go with --to: a bundle is made without a database",
+        ),
+        (
+            (
+                "--full-check",
+                "always",
+            ),
+            "--full-check cannot go with --to: a bundle is made without a database",
+        ),
+        (("--ignore-validators",), "--ignore-validators cannot go with --to: a bundle is made without a database"),
+        (
+            (
+                "--storage",
+                "vector",
+            ),
+            "--storage cannot go with --to: a bundle is made without a database",
+        ),
+        (("--no-build-index",), "--no-build-index cannot go with --to: a bundle is made without a database"),
+        (
+            (
+                "--forget-after",
+                "1d",
+            ),
+            "--forget-after cannot go with --to: a bundle is made without a database",
+        ),
+        (
+            (
+                "--deleted-ids",
+                "gone.txt",
+            ),
+            "--deleted-ids cannot go with --to: a bundle is made without a database",
+        ),
         (("--partial",), "--partial cannot go with --to: a bundle holds a whole catalog"),
+        (("--shard", "1/2"), "--shard cannot go with --to: a bundle holds a whole catalog"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(stand: Stand, options: tuple[str, ...], message: str) -> None:
@@ -507,6 +545,19 @@ def test_options_that_make_no_sense_are_refused(stand: Stand, options: tuple[str
 def test_a_database_in_the_environment_is_not_asked(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CATVEC_DATABASE_URL", "postgresql://nobody@127.0.0.1:1/nowhere")
 
+    assert stand.to_bundle()["embedded"] == 12
+
+
+def test_options_in_the_environment_are_passed_over_unless_they_leave_products_out(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CATVEC_SHARD", "1/2")
+    code, error, hint = stand.run("--to", stand.bundle).complaint()
+
+    assert (code, error) == (2, "--shard cannot go with --to: a bundle holds a whole catalog")
+    assert hint == "split the catalog, or run into a database with --db"
+    monkeypatch.delenv("CATVEC_SHARD")
+    monkeypatch.setenv("CATVEC_RECHECK", "1d")
     assert stand.to_bundle()["embedded"] == 12
 
 

@@ -102,7 +102,6 @@ def write(shop: Shop, images: Sequence[tuple[Any, ...]], hashes: Sequence[bytes]
             connection,
             model,
             run_id,
-            catalog="default",
             images=images,
             hashes=hashes,
             vectors=np.array(vectors, dtype=np.float32),
