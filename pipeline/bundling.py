@@ -51,12 +51,12 @@ def ingest_to_bundle(
     """Bring the bundle in `folder` up to the catalog. Raises CatvecError; what was finished stays.
 
     Another run on the same bundle is waited for as long as `wait` says, then LockedError is raised.
+    What `settings` say of a database is passed over; the command refuses it, and what would leave products out.
     """
     from pipeline.bundle.catalog import write_catalog
     from pipeline.bundle.parts import read_contents
 
     progress.begin("reading the catalog")
-    _refuse_what_needs_a_database(settings)
     require_decoder(settings)
     rows = read_rows(settings, stdin)  # a wrong file is told before a model is looked for
     with _claimed(folder, progress, stop, wait):
@@ -68,14 +68,6 @@ def ingest_to_bundle(
         with progress.stage("sync"):
             counts = write_catalog(bundle, rows, max_remove_rate=settings.max_remove_rate)
         return _work_off(settings, bundle, contents, counts, on_demand=on_demand, progress=progress, stop=stop)
-
-
-def _refuse_what_needs_a_database(settings: RunSettings) -> None:
-    if settings.partial:
-        raise ConfigError(
-            "--partial cannot go with --to: a bundle holds a whole catalog",
-            hint="give the whole catalog, or run into a database with --db",
-        )
 
 
 @contextmanager

@@ -49,8 +49,11 @@ class _Job:
 
 @dataclass(slots=True)
 class _Written:
+    """What all parts brought, see `Loaded`; ids, for an image may stand in several parts."""
+
     vectors: int = 0
-    changed: int = 0
+    changed: set[int] = field(default_factory=set)
+    came: set[int] = field(default_factory=set)
 
 
 def load(settings: LoadSettings, folder: Path, *, url: str, progress: Progress) -> RunSummary:
@@ -102,17 +105,19 @@ def _work_off(job: _Job) -> RunSummary:
 
     catalog = job.bundle.manifest.catalog
     differences = _sync(job)
-    before = job.session.run(lambda connection: count_states(connection, job.model, catalog))
+    before = job.session.run(lambda connection: count_states(connection, job.model, catalog, run_id=job.run_id))
     bad_rows = sum(differences.bad_rows.values())
-    job.progress.begin_images("loading vectors", total=before.images + bad_rows, untouched=before.done)
+    job.progress.begin_images("loading vectors", total=before.images + bad_rows, untouched=before.unchanged)
     with job.progress.stage("images"):
         written = _write_parts(job)
     shown = job.session.run(partial(shown_beside, job.model))
     models = [job.model, shown] if shown else [job.model]
     removed = job.session.run(lambda connection: remove_missing(connection, models, catalog))
-    after = job.session.run(lambda connection: count_states(connection, job.model, catalog))
+    after = job.session.run(
+        lambda connection: count_states(connection, job.model, catalog, run_id=job.run_id, came=written.came)
+    )
     _finish(job, written)
-    _count(job, differences, before, after, written)
+    _count(job, differences, after, changed=len(written.changed))
     summary = _summarise(job, differences, removed)
 
     def end(connection: Connection) -> None:
@@ -174,7 +179,8 @@ def _write_parts(job: _Job) -> _Written:
                 )
             )
         total.vectors += loaded.vectors
-        total.changed += loaded.changed
+        total.changed |= loaded.changed
+        total.came |= loaded.came
     return total
 
 
@@ -209,16 +215,14 @@ def _finish(job: _Job, written: _Written) -> None:
     job.session.run(partial(open_up, job.model, owns))
 
 
-def _count(job: _Job, differences: Differences, before: States, after: States, written: _Written) -> None:
-    """Count the images by what the load did to them: law 1 holds by what they are now."""
-    come = max(0, after.done - before.done) + written.changed
-    embedded = min(written.vectors, come)
+def _count(job: _Job, differences: Differences, after: States, *, changed: int) -> None:
+    """Count the images by what the load did to them: law 1 holds, for each is counted by what it is now."""
     job.progress.begin_images(
         "finishing",
         total=after.images + sum(differences.bad_rows.values()),
-        untouched=after.done - come,
+        untouched=after.unchanged,
     )
-    job.progress.add(embedded=embedded, reused=come - embedded, changed=written.changed)
+    job.progress.add(embedded=after.embedded, reused=after.reused, changed=changed)
     for code, count in (*differences.bad_rows.items(), *after.failed.items()):
         job.progress.fail(code, count)
 

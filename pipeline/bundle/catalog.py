@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from pipeline.bundle.merge import Row
 
 ROWS = 2_000
-"""rows of a row group, and so in memory at once; an image in a data URI may have 20 MB"""
+"""rows of a row group, and so in memory at once"""
+CHARACTERS = 16 * 1024 * 1024
+"""text of a row group, but for the row that goes beyond it: an image in a data URI may have 20 MB"""
 DELETED = "deleted"
 """code of a deletion, which is in no finished file"""
 
@@ -142,18 +144,30 @@ def _write(bundle: Bundle, path: Path, rows: Iterable[Row]) -> Counter[str]:
     counts: Counter[str] = Counter()
     with _new_file(bundle, path) as file:
         writer = _guarded(bundle, lambda: pa.parquet.ParquetWriter(file, schema, **OPTIONS))
-        chunk: list[dict[str, Any]] = []
-        for row in rows:
-            values = _values(row)
-            counts[values["code"] or ""] += 1
-            counts["images"] += len(values["images"] or ())
-            chunk.append(values)
-            if len(chunk) == ROWS:
-                _flush(bundle, writer, pa.Table.from_pylist(chunk, schema=schema))
-                chunk = []
-        _flush(bundle, writer, pa.Table.from_pylist(chunk, schema=schema))
+        for chunk in _chunks(map(_values, rows)):
+            counts.update(values["code"] or "" for values in chunk)
+            counts["images"] += sum(len(values["images"] or ()) for values in chunk)
+            _flush(bundle, writer, pa.Table.from_pylist(chunk, schema=schema))
         _guarded(bundle, writer.close)
     return counts
+
+
+def _chunks(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """The rows by row groups; the last one may be empty."""
+    chunk: list[dict[str, Any]] = []
+    characters = 0
+    for values in rows:
+        chunk.append(values)
+        characters += _characters(values)
+        if len(chunk) == ROWS or characters >= CHARACTERS:
+            yield chunk
+            chunk, characters = [], 0
+    yield chunk
+
+
+def _characters(values: dict[str, Any]) -> int:
+    texts = sum(len(value) for value in values.values() if isinstance(value, str))
+    return texts + sum(map(len, values["images"] or ()))
 
 
 OPTIONS: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
@@ -228,9 +242,10 @@ def _read(path: Path) -> Iterator[Row]:
 
 
 def _rows_of(file: Any) -> Iterator[Row]:
-    for batch in file.iter_batches(batch_size=ROWS):
-        for values in batch.to_pylist():
-            yield _row(values)
+    # group by group: a batch may otherwise hold rows of many, and so much more text than was in memory at writing
+    for group in range(file.num_row_groups):
+        for batch in file.iter_batches(batch_size=ROWS, row_groups=[group]):
+            yield from map(_row, batch.to_pylist())
 
 
 def _row(values: dict[str, Any]) -> Row:

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 PART_ROWS = 4_096
 """rows of a part: 8 MB of vectors of 512 numbers, the work of 2 s at 2,000 images/s"""
+PART_CHARACTERS = 16 * 1024 * 1024
+"""of the URLs of a part: an image in a data URI may have 20 MB"""
 PART_S = 1.0
 """a part is finished with the first outcomes that come later than this: at 100 images/s it holds two seconds' work,
 which is what kill -9 can cost, and 100,000 images make 500 parts"""
@@ -173,6 +175,7 @@ class PartWriter:
         self._bundle = bundle
         self._contents = contents
         self._rows: list[dict[str, Any]] = []
+        self._characters = 0
         self._began = 0.0
         self._is_broken = False
         # a second Ctrl-C closes while the engine's thread may yet be writing
@@ -220,7 +223,8 @@ class PartWriter:
         texts = {name: _storable(row[name]) for name in FOREIGN_TEXTS if row.get(name)}
         self.written += 1
         self._rows.append(row | texts | {"outcome": outcome, "at": at})
-        if len(self._rows) >= PART_ROWS:
+        self._characters += len(row["url"])
+        if len(self._rows) >= PART_ROWS or self._characters >= PART_CHARACTERS:
             self.finish()
 
     def close(self) -> None:
@@ -240,7 +244,7 @@ class PartWriter:
             write_atomically(self._bundle.folder / PARTS / name, data)
         self._is_broken = False
         self._number += 1
-        self._rows = []
+        self._rows, self._characters = [], 0
 
 
 def _storable(text: str) -> str:

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.commands.beside_bundle import refuse_beside_bundle
 from pipeline.commands.live import beside, progress_shown, signals_stop
 from pipeline.commands.options import Database, Home, Json, home_of, open_database, place_of, take, with_settings
 from pipeline.commands.outcome import exit_code_of, metrics_of_failure, write_metrics_file
 from pipeline.commands.terminal import print_json, print_table, say, say_error
 from pipeline.durations import parse_duration
-from pipeline.errors import BreakerError, CatvecError, ConfigError
+from pipeline.errors import BreakerError, CatvecError
 from pipeline.pace import show_cost
 from pipeline.settings import (
     CatalogSettings,
@@ -147,7 +148,7 @@ def run(
     longest = parse_duration(max_runtime) if max_runtime else None
     limits = Limits(wait=parse_duration(wait), max_runtime=longest, tolerated=tolerate_failures)
     if to is not None:
-        refuse_beside_bundle(context, ("db", "home", "report", "dry_run"))
+        refuse_beside_bundle(context)
     if dry_run:
         return show_plan(settings, db=db, home=home, as_json=json)
     with metrics_of_failure(metrics_file, settings):
@@ -227,17 +228,6 @@ def run_to_bundle(settings: RunSettings, limits: Limits, folder: Path) -> Outcom
         say(line)
     code = exit_code_of(ended.breaker) if ended.breaker else _exit_code(ended.summary, limits, signals)
     return Outcome(summary=ended.summary, exit_code=code, breaker=ended.breaker)
-
-
-def refuse_beside_bundle(context: typer.Context, names: tuple[str, ...]) -> None:
-    """Raise ConfigError for options that speak of a database; one that is set for all commands does not count."""
-    for name in names:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            raise ConfigError(
-                f"--{name.replace('_', '-')} cannot go with --to: a bundle is made without a database",
-                hint="leave one of the two out; catvec load brings a bundle into a database",
-            )
 
 
 def _watch(

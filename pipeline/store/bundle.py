@@ -56,7 +56,8 @@ SELECT content_sha256, embedding, %s
 """
 
 # What a part says that is news: what the database knows from a later look stays, and a clock that is ahead must not
-# keep it from looking again. When a bundle is loaded twice, hardly a row is left.
+# keep it from looking again. When a bundle is loaded twice, hardly a row is left. A product of another catalog is not
+# the bundle's, though it has the same id.
 MATCH_IMAGES = """
 CREATE TEMPORARY TABLE matched_images ON COMMIT DROP AS
 SELECT i.image_id, n.*, least(n.at, now()) AS seen_at,
@@ -64,12 +65,14 @@ SELECT i.image_id, n.*, least(n.at, now()) AS seen_at,
        AND (i.content_sha256 IS NULL OR i.checked_at IS NULL OR i.checked_at < least(n.at, now())) AS is_news
   FROM loaded_images n
   JOIN catvec_store.images i ON i.product_id = n.product_id AND i.url = n.url
+  JOIN catvec_store.products p ON p.product_id = i.product_id
   LEFT JOIN catvec_store.failures f ON f.image_id = i.image_id AND f.model_id = %s
- WHERE n.sha256 IS NULL
-    OR f.image_id IS NOT NULL
-    OR i.content_sha256 IS NULL
-    OR i.checked_at IS NULL
-    OR i.checked_at < least(n.at, now())
+ WHERE p.catalog = (SELECT catalog FROM catvec_store.runs WHERE run_id = %s)
+   AND (n.sha256 IS NULL
+        OR f.image_id IS NOT NULL
+        OR i.content_sha256 IS NULL
+        OR i.checked_at IS NULL
+        OR i.checked_at < least(n.at, now()))
 """
 
 # in the order in which runs of other models write them: no deadlocks; and no others, which a lock would dirty
@@ -80,7 +83,8 @@ SELECT FROM catvec_store.images
    FOR UPDATE
 """
 
-# the images outside the WITH are those before it: how many had other bytes
+# The images outside the WITH are those before it: which had other bytes. Those that show a vector of this load are
+# known by it, and need not be remembered.
 UPDATE_IMAGES = """
 WITH updated AS (
   UPDATE catvec_store.images AS i
@@ -93,9 +97,12 @@ WITH updated AS (
      AND n.is_news
      {keep_shown}
   RETURNING i.image_id, i.content_sha256)
-SELECT count(*) FILTER (WHERE b.content_sha256 <> u.content_sha256)
+SELECT u.image_id, b.content_sha256 IS NOT NULL
   FROM updated u
   JOIN catvec_store.images b ON b.image_id = u.image_id
+  LEFT JOIN catvec_store.{table} e ON e.content_sha256 = u.content_sha256 AND e.run_id = %s
+ WHERE b.content_sha256 <> u.content_sha256
+    OR (b.content_sha256 IS NULL AND e.content_sha256 IS NULL)
 """
 
 # reused bytes were not decoded; another image of the same bytes knows their size
@@ -118,6 +125,7 @@ DELETE FROM catvec_store.failures f
    AND f.last_at <= n.seen_at
    AND i.image_id = n.image_id
    AND e.content_sha256 = i.content_sha256
+RETURNING f.image_id
 """
 
 INSERT_FAILURES = """
@@ -152,9 +160,16 @@ UPDATE catvec_store.runs
  WHERE run_id = %s
 """
 
+# Vectors of this load (by its run_id) were not there before, so whatever shows one is news; one image for each of
+# them counts as embedded, as in a run. Of the others, only the load knows which showed nothing or something else.
 COUNT_STATES = """
-SELECT CASE WHEN f.image_id IS NOT NULL THEN 'failed' WHEN e.content_sha256 IS NULL THEN 'pending' ELSE 'done' END,
-       f.code, count(*)
+SELECT CASE WHEN f.image_id IS NOT NULL THEN 'failed'
+            WHEN e.content_sha256 IS NULL THEN 'pending'
+            WHEN e.run_id = %s THEN 'new'
+            WHEN i.image_id IN (SELECT unnest(%s::bigint[])) THEN 'reused'
+            ELSE 'unchanged'
+       END,
+       f.code, count(*), count(DISTINCT e.content_sha256)
   FROM catvec_store.images i
   JOIN catvec_store.products p ON p.product_id = i.product_id
   LEFT JOIN catvec_store.{table} e ON e.content_sha256 = i.content_sha256
@@ -169,32 +184,44 @@ SELECT CASE WHEN f.image_id IS NOT NULL THEN 'failed' WHEN e.content_sha256 IS N
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """What one part brought: vectors that were not there, and images that showed other bytes before."""
+    """What one part brought: vectors that were not there; the ids of the images of `changed` bytes, and of those that
+    `came` to bytes or lost a failure, but for some that show a vector of this load."""
 
     vectors: int
-    changed: int
+    changed: frozenset[int]
+    came: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class States:
-    """The images of a catalog under a model: with a vector, with neither vector nor failure, and failed by code."""
+    """The images of a catalog under a model, each once: with a vector as before the load, with an older one that they
+    had not, with one of the load, with neither vector nor failure, and failed by code."""
 
-    done: int = 0
+    unchanged: int = 0
+    reused: int = 0
+    embedded: int = 0
     pending: int = 0
     failed: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def images(self) -> int:
-        return self.done + self.pending + sum(self.failed.values())
+        return self.unchanged + self.reused + self.embedded + self.pending + sum(self.failed.values())
 
 
-def count_states(connection: Connection, model: StoredModel, catalog: str) -> States:
+def count_states(
+    connection: Connection, model: StoredModel, catalog: str, *, run_id: int, came: Iterable[int] = ()
+) -> States:
+    """What the images are, and by what of the load `run_id`; `came` are the ids that its parts returned."""
     query = sql.SQL(COUNT_STATES).format(table=sql.Identifier(model.table))
-    rows = connection.execute(query, (model.model_id, catalog)).fetchall()
+    rows = connection.execute(query, (run_id, list(came), model.model_id, catalog)).fetchall()
+    counts = {state: (images, contents) for state, _, images, contents in rows}
+    new, embedded = counts.get("new", (0, 0))
     return States(
-        done=sum(count for state, _, count in rows if state == "done"),
-        pending=sum(count for state, _, count in rows if state == "pending"),
-        failed={code: count for state, code, count in rows if state == "failed"},
+        unchanged=counts.get("unchanged", (0, 0))[0],
+        reused=counts.get("reused", (0, 0))[0] + new - embedded,
+        embedded=embedded,
+        pending=counts.get("pending", (0, 0))[0],
+        failed={code: images for state, code, images, _ in rows if state == "failed"},
     )
 
 
@@ -210,6 +237,7 @@ def write_part(
 ) -> Loaded:
     """Write what a part holds, in the caller's transaction; `images` have the columns of COPY_IMAGES.
 
+    Images of products that belong to another catalog than the run's stay as they are.
     `hashes` [N] belong to `vectors` [N, D], finite and of unit length. `shown` is the model that apps read, if
     another.
     """
@@ -221,17 +249,21 @@ def write_part(
             copy.write_row(image)
     # temporary tables have no statistics until told, and the joins would be planned for ten rows
     connection.execute("ANALYZE loaded_images (product_id, url)")
-    connection.execute(MATCH_IMAGES, (model.model_id,))
+    connection.execute(MATCH_IMAGES, (model.model_id, run_id))
     connection.execute("ANALYZE matched_images (image_id)")
     connection.execute(LOCK_IMAGES)
     keep_shown = sql.SQL(KEEP_SHOWN).format(shown=sql.Identifier(shown.table)) if shown else sql.SQL("")
-    update = sql.SQL(UPDATE_IMAGES).format(keep_shown=keep_shown)
-    [(changed,)] = connection.execute(update).fetchall()
+    update = sql.SQL(UPDATE_IMAGES).format(keep_shown=keep_shown, table=table)
+    updated = connection.execute(update, (run_id,)).fetchall()
     connection.execute(COPY_SIZES)
-    connection.execute(sql.SQL(DELETE_FAILURES).format(table=table), (model.model_id,))
+    mended = connection.execute(sql.SQL(DELETE_FAILURES).format(table=table), (model.model_id,)).fetchall()
     connection.execute(sql.SQL(INSERT_FAILURES).format(table=table), (model.model_id, run_id))
     connection.execute(COUNT_EMBEDDED, (written, run_id))
-    return Loaded(vectors=written, changed=changed)
+    return Loaded(
+        vectors=written,
+        changed=frozenset(image_id for image_id, is_changed in updated if is_changed),
+        came=frozenset(row[0] for row in (*updated, *mended)),
+    )
 
 
 def _write_vectors(

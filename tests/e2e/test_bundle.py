@@ -260,6 +260,51 @@ def test_what_left_the_catalog_leaves_the_searches_with_the_load(stand: Stand, d
     assert "P06" in found
 
 
+def test_pictures_of_another_catalog_stay_as_they_are(stand: Stand, database_url: str) -> None:
+    stand.run("--db", database_url, "--catalog-name", "winter")
+    before = read_rows(database_url)
+    for number in range(12):
+        (stand.folder / f"{number}.jpg").write_bytes(photo(100 + number))
+    stand.to_bundle()
+
+    loaded = stand.load(database_url)
+
+    assert read_rows(database_url) == before
+    assert (counts(loaded)[:3], loaded["pending"], loaded["changed"]) == ((0, 0, 0), 0, 0)
+    assert loaded["failures_by_code"]["other_catalog"] > 0
+
+
+def test_an_image_that_changed_and_had_no_vector_counts_once(stand: Stand, database_url: str) -> None:
+    stand.to_bundle()
+    stand.load(database_url)
+    with psycopg.connect(database_url) as connection:
+        connection.execute(
+            "UPDATE catvec_store.images SET content_sha256 = sha256('old'), checked_at = '2020-01-01'"
+            " WHERE content_sha256 IS NOT NULL"
+        )
+        connection.execute("DELETE FROM catvec_store.emb_tiny_clip")
+
+    again = stand.load(database_url)
+
+    assert (counts(again), again["changed"]) == ((0, 2, 12, 5, 0), 14)
+
+
+def test_images_that_come_to_vectors_that_are_there_count_as_reused(stand: Stand, database_url: str) -> None:
+    stand.to_bundle()
+    stand.load(database_url)
+    with psycopg.connect(database_url) as connection:
+        connection.execute("UPDATE catvec_store.images SET content_sha256 = NULL WHERE url IN ('3.jpg', '4.jpg')")
+        connection.execute("DELETE FROM catvec_store.failures")
+        connection.execute(
+            "UPDATE catvec_store.images i SET content_sha256 = n.content_sha256, checked_at = '2020-01-01'"
+            "  FROM catvec_store.images n WHERE i.url = '5.jpg' AND n.url = '6.jpg'"
+        )
+
+    again = stand.load(database_url)
+
+    assert (counts(again), again["changed"]) == ((11, 3, 0, 5, 0), 1)
+
+
 def test_an_export_is_the_bundle_that_a_run_makes(stand: Stand, database_url: str, empty_database_url: str) -> None:
     stand.run("--db", empty_database_url)
     exported = stand.catvec("export", stand.bundle, "--db", empty_database_url, "--json")
@@ -450,7 +495,45 @@ def test_a_damaged_part_is_named_and_only_its_images_are_made_again(
         (("--db", "postgresql://x/y"), "--db cannot go with --to: a bundle is made without a database"),
         (("--report", "r.html"), "--report cannot go with --to: a bundle is made without a database"),
         (("--dry-run",), "--dry-run cannot go with --to: a bundle is made without a database"),
+        (
+            (
+                "--recheck",
+                "1d",
+            ),
+            "--recheck cannot go with --to: a bundle is made without a database",
+        ),
+        (
+            (
+                "--full-check",
+                "always",
+            ),
+            "--full-check cannot go with --to: a bundle is made without a database",
+        ),
+        (("--ignore-validators",), "--ignore-validators cannot go with --to: a bundle is made without a database"),
+        (
+            (
+                "--storage",
+                "vector",
+            ),
+            "--storage cannot go with --to: a bundle is made without a database",
+        ),
+        (("--no-build-index",), "--no-build-index cannot go with --to: a bundle is made without a database"),
+        (
+            (
+                "--forget-after",
+                "1d",
+            ),
+            "--forget-after cannot go with --to: a bundle is made without a database",
+        ),
+        (
+            (
+                "--deleted-ids",
+                "gone.txt",
+            ),
+            "--deleted-ids cannot go with --to: a bundle is made without a database",
+        ),
         (("--partial",), "--partial cannot go with --to: a bundle holds a whole catalog"),
+        (("--shard", "1/2"), "--shard cannot go with --to: a bundle holds a whole catalog"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(stand: Stand, options: tuple[str, ...], message: str) -> None:
@@ -462,6 +545,19 @@ def test_options_that_make_no_sense_are_refused(stand: Stand, options: tuple[str
 def test_a_database_in_the_environment_is_not_asked(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CATVEC_DATABASE_URL", "postgresql://nobody@127.0.0.1:1/nowhere")
 
+    assert stand.to_bundle()["embedded"] == 12
+
+
+def test_options_in_the_environment_are_passed_over_unless_they_leave_products_out(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CATVEC_SHARD", "1/2")
+    code, error, hint = stand.run("--to", stand.bundle).complaint()
+
+    assert (code, error) == (2, "--shard cannot go with --to: a bundle holds a whole catalog")
+    assert hint == "split the catalog, or run into a database with --db"
+    monkeypatch.delenv("CATVEC_SHARD")
+    monkeypatch.setenv("CATVEC_RECHECK", "1d")
     assert stand.to_bundle()["embedded"] == 12
 
 

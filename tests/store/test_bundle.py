@@ -119,7 +119,7 @@ def test_a_part_is_written_bit_by_bit_and_once(shop: Shop) -> None:
     first = write(shop, images, hashes, vectors)
     again = write(shop, images, hashes, vectors)
 
-    assert (first.vectors, again.vectors, again.changed) == (2, 0, 0)
+    assert (first.vectors, again.vectors, again.changed, again.came) == (2, 0, frozenset(), frozenset())
     stored = shop.all("SELECT content_sha256, embedding FROM catvec_store.emb_tiny ORDER BY 1")
     assert [row[0] for row in stored] == hashes
     expected = np.array(vectors, dtype=np.float16)
@@ -142,5 +142,5 @@ def test_what_the_database_knows_from_later_stays(shop: Shop) -> None:
 
     loaded = write(shop, [part_image(1, old)], [old], [[1, 0, 0, 0]])
 
-    assert loaded.changed == 0
+    assert loaded.changed == frozenset()
     assert shop.one("SELECT content_sha256 FROM catvec_store.images") == new

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import tracemalloc
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("pyarrow", reason="needs the extra: pip install 'catvec[parquet]'")
+import pyarrow.parquet as pq
 
 from pipeline.bundle import parts as bundle_parts
 from pipeline.bundle.catalog import image_key, read_images, read_rows, write_catalog
@@ -124,6 +126,14 @@ def test_a_part_is_finished_when_it_is_full(bundle: Bundle, monkeypatch: pytest.
     writer.close()
     assert [path.name[:11] for path in bundle.parts()] == ["part-000001", "part-000002", "part-000003"]
     assert writer.find_known([embedding(0).content.sha256, b"x" * 32]) == {embedding(0).content.sha256}
+
+
+def test_a_part_is_finished_when_its_urls_are_long(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle_parts, "PART_CHARACTERS", 3 * len(image(1).url))
+
+    write(bundle, *(embedding(number) for number in range(7)))
+
+    assert [len(read_part(bundle, path).images) for path in bundle.parts()] == [3, 3, 1]
 
 
 # ---- damage
@@ -274,6 +284,26 @@ def test_the_catalog_gives_back_what_was_written(bundle: Bundle) -> None:
         (1, "P1", "a.jpg"),
         (2, "P1", "b.jpg"),
     ]
+
+
+def test_a_catalog_of_data_uris_is_never_in_memory_as_a_whole(bundle: Bundle) -> None:
+    """16 MB at once in Python's hands, and the image that goes beyond it; the catalog has 128 MB."""
+    megabytes = 8
+    uris = (f"data:image/png;base64,{number:02}" + "A" * (megabytes << 20) for number in range(16))
+    rows = (product(f"P{number}", uri, row=number) for number, uri in enumerate(uris, start=1))
+
+    tracemalloc.start()
+    try:
+        counts = write_catalog(bundle, rows, max_remove_rate=0.1)
+        lengths = {len(image.url) for image in read_images(bundle)}
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert (counts.images, lengths) == (16, {24 + (megabytes << 20)})
+    assert peak < 64 << 20
+    [path] = bundle.catalogs()
+    assert pq.ParquetFile(path).metadata.num_row_groups >= 8
 
 
 def test_the_same_catalog_again_changes_no_file(bundle: Bundle) -> None:
