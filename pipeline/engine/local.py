@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 
 from pipeline.engine.ahead import ReadAhead
-from pipeline.engine.backlog import Backlog
+from pipeline.engine.backlog import STOP_IMAGES, Backlog
 from pipeline.engine.channel import GLANCE_S, Aborted, Channel, InFlight
 from pipeline.engine.window import Window
-from pipeline.errors import DeviceLostError, EncodeError, ItemError
+from pipeline.errors import AwayError, DeviceLostError, EncodeError, ItemError
 from pipeline.records import Content, Decoded, Embedding, Failure, Fetched, ImageRef, NotModified, Outcomes
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ class LocalEngine:
         self._window = Window(self._window_images, self._progress)
         tasks: set[asyncio.Task[None]] = set()
         async with self._stages.open_fetcher() as fetcher:
-            while self._goes_on() and (page := await asyncio.to_thread(self._work.take)):
+            while self._goes_on() and (page := await asyncio.to_thread(self._work.take, self._goes_on)):
                 for image in page:
                     if not await self._window.enter(while_true=self._goes_on):
                         break
@@ -360,25 +360,34 @@ class LocalEngine:
 
     def _write_all(self) -> None:
         with self._backlog:
-            while items := self._backlog.take(WRITE_IMAGES):
-                if self._backlog.is_ahead and self._stop.overdue(DRAIN_S):
-                    continue  # undone: what waited for the database may take long
-                self._write_items(items)
+            while items := self._backlog.take(STOP_IMAGES if self._stop.is_asked() else WRITE_IMAGES):
+                try:
+                    is_written = not self._stop.overdue(DRAIN_S) and self._write_items(items)
+                except AwayError:
+                    if not self._stop.overdue(DRAIN_S):
+                        raise
+                    is_written = False
+                if not is_written:
+                    self._backlog.drop(items)  # undone, not failed: the next run encodes them
 
-    def _write_items(self, items: Sequence[Item]) -> None:
+    def _write_items(self, items: Sequence[Item]) -> bool:
         written = self._write(_sort(items))
         for item in items:
             self._breaker.note(item.image, item if isinstance(item, Failure) else None)
         if twins := self._release_twins(written, items):
             self._write(twins)
+        return True
 
     def _release_twins(self, written: Outcomes, items: Sequence[Item]) -> Outcomes:
         """What the images come to that waited for the bytes of those just written."""
         done = {embedding.content.sha256 for embedding in written.embedded}
         done |= {content.sha256 for content in written.reused}
         refused = {failure.image.image_id: failure for failure in written.failed if failure.stage == "store"}
-        contents = [item.content for item in items if isinstance(item, Embedding)]
-        contents += [item for item in items if isinstance(item, Content)]
+        contents = [
+            item if isinstance(item, Content) else item.content
+            for item in items
+            if isinstance(item, Embedding | Content)
+        ]
         failed = [
             replace(refused[content.image.image_id], image=twin.image)
             for content in contents
