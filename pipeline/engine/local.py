@@ -362,32 +362,28 @@ class LocalEngine:
         with self._backlog:
             while items := self._backlog.take(STOP_IMAGES if self._stop.is_asked() else WRITE_IMAGES):
                 try:
-                    is_written = not self._stop.overdue(DRAIN_S) and self._write_items(items)
-                except AwayError:
+                    if not self._stop.overdue(DRAIN_S):
+                        self._write_items(items)
+                        continue
+                except AwayError:  # what the writer waited for was cancelled
                     if not self._stop.overdue(DRAIN_S):
                         raise
-                    is_written = False
-                if not is_written:
-                    self._backlog.drop(items)  # undone, not failed: the next run encodes them
+                self._backlog.drop(items)  # undone, not failed: the next run encodes them
 
-    def _write_items(self, items: Sequence[Item]) -> bool:
+    def _write_items(self, items: Sequence[Item]) -> None:
         written = self._write(_sort(items))
         for item in items:
             self._breaker.note(item.image, item if isinstance(item, Failure) else None)
         if twins := self._release_twins(written, items):
             self._write(twins)
-        return True
 
     def _release_twins(self, written: Outcomes, items: Sequence[Item]) -> Outcomes:
         """What the images come to that waited for the bytes of those just written."""
         done = {embedding.content.sha256 for embedding in written.embedded}
         done |= {content.sha256 for content in written.reused}
         refused = {failure.image.image_id: failure for failure in written.failed if failure.stage == "store"}
-        contents = [
-            item if isinstance(item, Content) else item.content
-            for item in items
-            if isinstance(item, Embedding | Content)
-        ]
+        contents = [item.content for item in items if isinstance(item, Embedding)]
+        contents += [item for item in items if isinstance(item, Content)]
         failed = [
             replace(refused[content.image.image_id], image=twin.image)
             for content in contents
