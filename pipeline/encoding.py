@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from pipeline.engine.local import Fetcher, Stages
+    from pipeline.engine.stages import Fetcher, Stages
     from pipeline.engine.stop import Stop
     from pipeline.on_demand import ModelOnDemand
     from pipeline.progress import Progress
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Destination:
-    """What keeps the vectors; the functions are those of `pipeline.engine.local.Stages`."""
+    """What keeps the vectors; the functions are those of `pipeline.engine.stages.Stages`."""
 
     find_known: Callable[[Sequence[bytes]], set[bytes]]
     write: Callable[[Outcomes], Outcomes]
@@ -63,7 +63,7 @@ def make_stages(
     destination: Destination,
 ) -> Stages:
     """The work of each stage, as the settings say."""
-    from pipeline.engine.local import Stages
+    from pipeline.engine.stages import Stages
     from pipeline.images.decoder import choose_decoder
 
     encoders = on_demand.encoders() if settings.decode.decoder == "nvjpeg" else on_demand.loaded

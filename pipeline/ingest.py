@@ -44,6 +44,8 @@ LOOKUP_OUTAGE_S = 2.0
 """how long bytes wait for word whether they are known: enough to connect anew where a connection was cut"""
 LOCK_GLANCE_S = 1.0
 """how often a run that waits for another looks whether that one is done"""
+CUT_OFF_S = 8.5
+"""what a run waits for in the database this long after it was to stop is cancelled: a lock, or a slow statement"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,23 +145,20 @@ def _locked(settings: RunSettings, url: str, progress: Progress, stop: Stop, wai
 
 
 def _work_off(job: _Job, rows: Iterator[Product | BadRow | Deletion]) -> Ended:
-    from pipeline.store.removal import remove_missing
     from pipeline.store.runs import end_run
 
     differences = _sync(job, rows)
     scope = job.feeder.run(partial(scope_now, job.settings))
     work = _count(job, differences, scope)
     try:
-        _encode_missing(job, work, scope, moved=differences.images.moved)
+        with job.stop.cutting_off(partial(_cancel, job), CUT_OFF_S):
+            _encode_missing(job, work, scope, moved=differences.images.moved)
+            removed = _remove(job)
     except BreakerError as breaker:
         return _give_up(job, breaker, differences, work)
-    shown = job.feeder.run(partial(shown_beside, job.model))
-    models = [job.model, shown] if shown else [job.model]
-    catalog, shard = job.settings.catalog_name, job.settings.shard
-    removed = job.writer.run(lambda connection: remove_missing(connection, models, catalog, shard))
     counters = job.progress.snapshot()
     rest = (counters.total or 0) - counters.done
-    finished = rest <= 0 or not job.stop.is_asked()
+    finished = removed is not None and (rest <= 0 or not job.stop.is_asked())
     forgotten = 0
     if finished:
         job.progress.settle()
@@ -175,6 +174,28 @@ def _work_off(job: _Job, rows: Iterator[Product | BadRow | Deletion]) -> Ended:
     state = "finished" if finished else "stopped"
     job.writer.run(lambda connection: end_run(connection, job.run_id, state, summary=summary))
     return Ended(summary=summary)
+
+
+def _cancel(job: _Job) -> None:
+    for session in (job.lookup, job.feeder, job.writer):
+        session.cancel()
+
+
+def _remove(job: _Job) -> Removed | None:
+    """Take out of the search results what left the catalog; None when the stop is overdue: the next run does it."""
+    from pipeline.store.removal import remove_missing
+
+    catalog, shard = job.settings.catalog_name, job.settings.shard
+    if job.stop.overdue(CUT_OFF_S):
+        return None
+    try:
+        shown = job.feeder.run(partial(shown_beside, job.model))
+        models = [job.model, shown] if shown else [job.model]
+        return job.writer.run(lambda connection: remove_missing(connection, models, catalog, shard))
+    except AwayError:
+        if job.stop.overdue(CUT_OFF_S):
+            return None
+        raise
 
 
 def _give_up(job: _Job, breaker: BreakerError, differences: Differences, work: WorkCount) -> Ended:
@@ -260,7 +281,8 @@ def _find_known(job: _Job, hashes: Sequence[bytes]) -> set[bytes]:
     from pipeline.store.work import find_known
 
     try:
-        return set() if job.writer.is_away else find_known(job.lookup, job.model, hashes)
+        is_vain = job.writer.is_away or job.stop.overdue(CUT_OFF_S)
+        return set() if is_vain else find_known(job.lookup, job.model, hashes)
     except AwayError:
         return set()
 

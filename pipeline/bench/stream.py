@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 
     from pipeline.bench.rates import Stopwatch
-    from pipeline.engine.local import Fetcher
+    from pipeline.engine.stages import Fetcher
     from pipeline.engine.stop import Stop
     from pipeline.on_demand import ModelOnDemand
     from pipeline.progress import Snapshot

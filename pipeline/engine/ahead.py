@@ -11,10 +11,11 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from pipeline.engine.channel import GLANCE_S, Aborted
+from pipeline.errors import AwayError
 from pipeline.records import ImageRef
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 AHEAD_IMAGES = 100_000
 """a whole catalog in many shops, and half a minute of the largest GPU"""
@@ -44,7 +45,17 @@ class ReadAhead:
         self._taker_is_gone = False
 
     def read(self, work: Iterable[list[ImageRef]]) -> None:
-        """Read all of it, waiting for room. Raises Aborted, and what `work` raises."""
+        """Read all of it, waiting for room. Raises Aborted, and what `work` raises.
+
+        That the database is away is no matter once nobody takes what is read.
+        """
+        try:
+            self._read(work)
+        except AwayError:
+            if not self._taker_is_gone:
+                raise
+
+    def _read(self, work: Iterable[list[ImageRef]]) -> None:
         for images in work:
             data = _pack(images)
             with self._changed:
@@ -58,11 +69,11 @@ class ReadAhead:
             self._closed = True
             self._changed.notify_all()
 
-    def take(self) -> list[ImageRef] | None:
-        """The next page, or None after the last. Raises Aborted."""
+    def take(self, while_true: Callable[[], bool] = lambda: True) -> list[ImageRef] | None:
+        """The next page, or None after the last, and when `while_true` says no. Raises Aborted."""
         with self._changed:
             while not self._pages:
-                if self._closed:
+                if self._closed or not while_true():
                     return None
                 self._wait()
             page = self._pages.popleft()

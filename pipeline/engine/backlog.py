@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 MEMORY_BYTES = 64 * 1024 * 1024
 """20,000 vectors of 512 numbers with all that belongs to them: five seconds of a large GPU, minutes of a CPU"""
+STOP_IMAGES = 64
+"""most in a transaction once the run is to stop: a slow database must not hold on to it with a large one"""
 OUTCOME_BYTES = 1000
 """an outcome in memory, without its vector and URL"""
 
@@ -68,7 +70,7 @@ class Backlog(Generic[Item]):
         self._file_chunks = 0
         self._file_bytes = 0
         self._is_full = False
-        self._images = 0
+        self._images = self._dropped = 0
         self.is_ahead = False
         """the database went away, and what has waited since is not written yet"""
 
@@ -97,9 +99,9 @@ class Backlog(Generic[Item]):
             self._changed.notify_all()
 
     def take(self, most: int) -> list[Item]:
-        """The next chunk, and those after it as far as they fit into `most`; empty when closed and empty.
+        """Up to `most` of the next chunk, and those after it as far as they fit; empty when closed and empty.
 
-        Whoever takes has written what was taken before. Raises Aborted.
+        Whoever takes has written or dropped what was taken before. Raises Aborted.
         """
         with self._changed:
             if self.is_ahead and not self._chunks:
@@ -109,10 +111,23 @@ class Backlog(Generic[Item]):
                     return []
                 self._wait()
             items = [*self._load(self._chunks.popleft())]
+            if len(items) > most:
+                self._put_back(items[most:])
+                del items[most:]
             while self._chunks and len(items) + self._chunks[0].images <= most:
                 items += self._load(self._chunks.popleft())
             self._changed.notify_all()
             return items
+
+    def drop(self, items: Sequence[Item]) -> None:
+        """What was taken is not written, and will not be."""
+        with self._changed:
+            self._dropped += len(items)
+
+    def _put_back(self, items: list[Item]) -> None:
+        chunk = _Chunk(items=items, images=len(items), memory_bytes=_weigh(items))
+        self._chunks.appendleft(chunk)
+        self._memory_bytes += chunk.memory_bytes
 
     def _wait(self) -> None:
         if self._aborted.is_set():
@@ -185,10 +200,15 @@ class Backlog(Generic[Item]):
             )
 
     def _end_outage(self) -> None:
-        in_file = f", {self._file_bytes / 1e6:.0f} MB of it from the file" if self._file_bytes else ""
-        logger.warning("what waited for the database is written: %d images%s", self._images, in_file)
+        if self._dropped:
+            logger.warning(
+                "not all that waited for the database is written: %d images are left to the next run", self._dropped
+            )
+        else:
+            in_file = f", {self._file_bytes / 1e6:.0f} MB of it from the file" if self._file_bytes else ""
+            logger.warning("what waited for the database is written: %d images%s", self._images, in_file)
         self.is_ahead = self._is_full = False
-        self._images = self._file_bytes = 0
+        self._images = self._dropped = self._file_bytes = 0
 
 
 def _weigh(items: Sequence[HasImage]) -> int:

@@ -19,24 +19,24 @@ import threading
 import time
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from pipeline.engine.ahead import AHEAD_IMAGES, ReadAhead
-from pipeline.engine.backlog import Backlog
+from pipeline.engine.ahead import ReadAhead
+from pipeline.engine.backlog import STOP_IMAGES, Backlog
 from pipeline.engine.channel import GLANCE_S, Aborted, Channel, InFlight
 from pipeline.engine.window import Window
-from pipeline.errors import DeviceLostError, EncodeError, ItemError
+from pipeline.errors import AwayError, DeviceLostError, EncodeError, ItemError
 from pipeline.records import Content, Decoded, Embedding, Failure, Fetched, ImageRef, NotModified, Outcomes
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
     from pipeline.engine.breaker import Breaker
+    from pipeline.engine.stages import Encoder, Fetcher, Stages
     from pipeline.engine.stop import Stop
     from pipeline.progress import Progress
 
@@ -60,26 +60,6 @@ DRAIN_S = 8.0
 """work after a request to stop; with the last batch and commit it stays under 10 s"""
 
 
-class Encoder(Protocol):
-    """A model on one device.
-
-    `encode_images` takes uint8 [N, H, W, 3] with N up to `batch_size` at the time, and gives float32 [N, D], a row
-    of NaN where there is no usable vector; `threads` threads at once keep the device busy. Raises DeviceLostError.
-    """
-
-    device: str
-    batch_size: int
-    threads: int
-
-    def encode_images(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]: ...
-
-
-class Fetcher(Protocol):
-    """Gets the bytes of images; may be called many times at once. Raises FetchError."""
-
-    def fetch(self, image: ImageRef) -> Awaitable[Fetched | NotModified]: ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Same:
     """The bytes were read again, and are those that have a vector already."""
@@ -93,28 +73,6 @@ class Same:
 
 Item = Embedding | Content | Same | NotModified | Failure
 """what becomes of an image; a Content has bytes that are new behind it and known"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stages:
-    """The work of each stage.
-
-    `find_known` tells which SHA-256 sums have a vector already. `decode` runs in several threads and takes up to
-    `decode_at_once` images; what is wrong with one stands in its place. `encoders` are asked for when there is
-    something to encode; until then `batch_size` tells how many images they will take at once. `write` commits
-    outcomes and returns what it could write; `is_away` tells whether it waits for a database that went away. The
-    list is read up to `ahead` images beyond those under way.
-    """
-
-    open_fetcher: Callable[[], AbstractAsyncContextManager[Fetcher]]
-    find_known: Callable[[Sequence[bytes]], set[bytes]]
-    decode: Callable[[Sequence[Fetched]], Sequence[Decoded | Exception]]
-    decode_at_once: int
-    batch_size: Callable[[], int]
-    encoders: Callable[[], Sequence[Encoder]]
-    write: Callable[[Outcomes], Outcomes]
-    is_away: Callable[[], bool] = lambda: False
-    ahead: int = AHEAD_IMAGES
 
 
 class LocalEngine:
@@ -201,7 +159,7 @@ class LocalEngine:
         self._window = Window(self._window_images, self._progress)
         tasks: set[asyncio.Task[None]] = set()
         async with self._stages.open_fetcher() as fetcher:
-            while self._goes_on() and (page := await asyncio.to_thread(self._work.take)):
+            while self._goes_on() and (page := await asyncio.to_thread(self._work.take, self._goes_on)):
                 for image in page:
                     if not await self._window.enter(while_true=self._goes_on):
                         break
@@ -362,10 +320,15 @@ class LocalEngine:
 
     def _write_all(self) -> None:
         with self._backlog:
-            while items := self._backlog.take(WRITE_IMAGES):
-                if self._backlog.is_ahead and self._stop.overdue(DRAIN_S):
-                    continue  # undone: what waited for the database may take long
-                self._write_items(items)
+            while items := self._backlog.take(STOP_IMAGES if self._stop.is_asked() else WRITE_IMAGES):
+                try:
+                    if not self._stop.overdue(DRAIN_S):
+                        self._write_items(items)
+                        continue
+                except AwayError:  # what the writer waited for was cancelled
+                    if not self._stop.overdue(DRAIN_S):
+                        raise
+                self._backlog.drop(items)  # undone, not failed: the next run encodes them
 
     def _write_items(self, items: Sequence[Item]) -> None:
         written = self._write(_sort(items))

@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+OVERDUE_GLANCE_S = 0.5
+"""how often what holds up an overdue stop is cut off: the next statement may wait for the same lock"""
 
 
 class Stop:
@@ -44,3 +47,22 @@ class Stop:
     def overdue(self, seconds: float) -> bool:
         """Whether stopping was asked for more than `seconds` ago."""
         return self._event.is_set() and time.monotonic() - self._asked_at > seconds
+
+    @contextmanager
+    def cutting_off(self, cut: Callable[[], None], seconds: float) -> Iterator[None]:
+        """Inside the block, call `cut` in a thread again and again once stopping is overdue by `seconds`."""
+        left = threading.Event()
+
+        def watch() -> None:
+            while not left.wait(OVERDUE_GLANCE_S):
+                if self.overdue(seconds):
+                    cut()
+
+        # a daemon: a second Ctrl-C ends the process even while it waits for the network
+        watcher = threading.Thread(target=watch, name="cut off", daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            left.set()
+            watcher.join()  # what comes after the block must not be cut

@@ -39,6 +39,8 @@ OUTAGE_S = 60.0
 """how long a lost server is waited for: a restart takes seconds, a failover about half a minute"""
 RUN_OUTAGE_S = 600.0
 """the same in a run, whose device goes on meanwhile: managed databases are away for minutes when they are upgraded"""
+CANCEL_S = 1.0
+"""how long the server may take to hear that a statement is cancelled"""
 UNANSWERED_MS = 30_000
 """when a network that swallows what is sent counts as lost; without it that takes Linux a quarter of an hour"""
 
@@ -227,7 +229,7 @@ class Session:
     """One connection with vector types, opened on entering and again when the server went away.
 
     `on_connect` runs on each new connection (a run takes its lock there); `give_up` is asked while the server is
-    away, which is waited for as long as `patience_s`. Not for use by two threads at once.
+    away, which is waited for as long as `patience_s`. Not for use by two threads at once, but for `cancel`.
     """
 
     def __init__(
@@ -245,6 +247,7 @@ class Session:
         self._on_connect = on_connect
         self._give_up = give_up
         self._connection: Connection | None = None
+        self._is_cancelled = False
 
     def __enter__(self) -> Session:
         with translated():
@@ -278,6 +281,14 @@ class Session:
             self._connection.close()
             self._connection = None
 
+    def cancel(self) -> None:
+        """From another thread: end the statement that this session waits for, if any, with AwayError."""
+        connection = self._connection
+        if connection is not None and not connection.closed:
+            self._is_cancelled = True
+            with suppress(psycopg.Error):
+                connection.cancel_safe(timeout=CANCEL_S)
+
     def run(self, work: Callable[[Connection], Result]) -> Result:
         """Do the work in one transaction, again from the start while the server is away, as long as `patience_s`.
 
@@ -307,6 +318,8 @@ class Session:
             self.is_away = False
 
     def _wait_or_raise(self, error: psycopg.Error | StoreError, outage: _Outage) -> None:
+        if self._is_cancelled and isinstance(error, psycopg.errors.QueryCanceled):
+            raise AwayError("the database did not answer in time, and the run was to stop") from error
         found, cause = (translate(error), error) if isinstance(error, psycopg.Error) else (error, error.__cause__)
         if not _may_pass(error):
             raise found from cause

@@ -146,3 +146,44 @@ def test_a_kill_while_the_database_is_away_costs_what_waited_and_nothing_else(
     with psycopg.connect(url) as connection:
         assert connection.execute("SELECT sum(embedded) FROM catvec.run_status").fetchone() == (120,)
     server.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("table", ["images", "emb_tiny"])
+def test_a_database_that_hangs_does_not_hold_up_a_stop(
+    catvec: Catvec,
+    catvec_process: Starter,
+    shop_catalog: ShopCatalog,
+    tiny_clip: Path,
+    image_server: ImageServer,
+    database_url: str,
+    table: str,
+) -> None:
+    """Another session locks a table, as ALTER TABLE does: the server is there, and answers nothing."""
+    catalog = shop_catalog(200, wait_s=0.1)
+    options = ("--db", database_url, "--model", tiny_clip, "--model-name", "tiny", "--precision", "fp32", "--json")
+    process = start_run(catvec_process, image_server, catalog, *options)
+    with psycopg.connect(database_url) as other:
+        wait_until(lambda: other.execute("SELECT count(*) FROM catvec_store.emb_tiny").fetchone() != (0,))
+        other.commit()
+        other.execute(f"LOCK TABLE catvec_store.{table} IN ACCESS EXCLUSIVE MODE")
+        time.sleep(2)  # a commit comes at least every second, and now waits
+        process.send_signal(signal.SIGTERM)
+        sent = time.monotonic()
+        _, err = process.communicate(timeout=30)
+        took_s = time.monotonic() - sent
+
+    last = catvec("run", catalog, "--allow-private-hosts", *options)
+
+    assert process.returncode == 143, err
+    assert took_s < 15
+    assert "Traceback" not in err
+    assert "stopped early (SIGTERM); to go on, run the same command again" in err
+    assert last.json()["finished"] is True
+    assert last.json()["embedded"] + last.json()["unchanged"] == 200
+    with psycopg.connect(database_url) as connection:
+        assert connection.execute("SELECT state FROM catvec.run_status ORDER BY run_id").fetchall() == [
+            ("stopped",),
+            ("finished",),
+        ]
+        assert connection.execute("SELECT sum(embedded) FROM catvec.run_status").fetchone() == (200,)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from pipeline.engine import ahead, backlog, local, spill
+from pipeline.engine import backlog, local, spill
 from pipeline.engine.ahead import ReadAhead
 from pipeline.engine.backlog import Backlog
 from pipeline.engine.channel import Aborted
@@ -284,6 +284,37 @@ def test_images_of_the_same_bytes_do_not_fill_the_memory(monkeypatch: pytest.Mon
     assert len(shop.fates()) == 900
 
 
+def test_less_than_a_chunk_can_be_taken() -> None:
+    waiting = make(Away())
+    waiting.put(chunk(0))
+    waiting.put(chunk(100))
+    waiting.close()
+
+    assert [ids(waiting.take(64)) for _ in range(4)] == [
+        list(range(64)),
+        list(range(64, 100)),
+        list(range(100, 164)),
+        list(range(164, 200)),
+    ]
+    assert waiting.take(64) == []
+
+
+def test_what_was_dropped_is_not_told_as_written(caplog: pytest.LogCaptureFixture) -> None:
+    waiting = make(Away())
+    for first in (0, 100, 200):
+        waiting.put(chunk(first))
+    waiting.close()
+
+    waiting.take(CHUNK)
+    waiting.drop(waiting.take(CHUNK))
+    waiting.drop(waiting.take(CHUNK))
+    assert waiting.take(CHUNK) == []
+
+    assert [record.message for record in caplog.records] == [
+        "not all that waited for the database is written: 200 images are left to the next run"
+    ]
+
+
 def test_an_overdue_stop_leaves_undone_what_waited(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, value in ((local, "WRITE_IMAGES", 20), (local, "DRAIN_S", 0.0)):
         monkeypatch.setattr(module, name, value)
@@ -302,8 +333,7 @@ def test_an_overdue_stop_leaves_undone_what_waited(monkeypatch: pytest.MonkeyPat
     assert 20 <= len(shop.fates()) <= 100
 
 
-def test_the_work_list_is_read_ahead_and_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ahead, "AHEAD_IMAGES", 1000)
+def test_the_work_list_is_read_ahead_and_no_further() -> None:
     read = [0]
 
     def counted() -> object:
@@ -313,7 +343,7 @@ def test_the_work_list_is_read_ahead_and_no_further(monkeypatch: pytest.MonkeyPa
 
     stop = Stop()
     shop = Workshop(Numbered(), fetch_wait_s=lambda _: 0.01)
-    thread = threading.Thread(target=shop.run, kwargs={"work": counted(), "stop": stop, "window": 5}, daemon=True)
+    thread = threading.Thread(target=shop.run, kwargs={"work": counted(), "stop": stop, "window": 5, "ahead": 1000})
     thread.start()
     wait_until(lambda: read[0] >= 1000)
     time.sleep(0.2)

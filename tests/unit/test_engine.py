@@ -17,10 +17,12 @@ import numpy as np
 import pytest
 
 from pipeline.engine import local, window
+from pipeline.engine.ahead import AHEAD_IMAGES
 from pipeline.engine.breaker import Breaker
-from pipeline.engine.local import LocalEngine, Stages
+from pipeline.engine.local import LocalEngine
+from pipeline.engine.stages import Stages
 from pipeline.engine.stop import Stop
-from pipeline.errors import BreakerError, DecodeError, DeviceLostError, FetchError
+from pipeline.errors import AwayError, BreakerError, DecodeError, DeviceLostError, FetchError
 from pipeline.images.decode import attempt
 from pipeline.progress import Progress
 from pipeline.records import Content, Decoded, Failure, Fetched, ImageRef, Outcomes
@@ -163,12 +165,14 @@ class Workshop:
         batch_size: int = 8,
         max_failure_rate: float = 1.0,
         devices: Sequence[Device] = (),
+        ahead: int = AHEAD_IMAGES,
     ) -> None:
         stages = Stages(
             open_fetcher=lambda: self,
             find_known=self.find_known,
             decode=lambda files: [attempt(partial(self.decode, fetched)) for fetched in files],
             decode_at_once=3,
+            ahead=ahead,
             batch_size=lambda: batch_size,
             encoders=lambda: devices or [Device(self, "cpu", batch_size)],
             write=self.write,
@@ -423,7 +427,81 @@ def test_an_overdue_stop_leaves_the_rest_undone(monkeypatch: pytest.MonkeyPatch)
 
     assert time.monotonic() - started < 5
     assert 1 <= len(shop.batches) <= 2
+    assert set(shop.fates().values()) <= {"embedded"}
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_an_overdue_stop_does_not_wait_for_a_slow_database(monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
+    """A hundredth of a second for each image, and a thousand of them wait when the stop comes."""
+    monkeypatch.setattr(local, "DRAIN_S", 0.5)
+    stop, sizes = Stop(), list[int]()
+    shop = Workshop(Numbered())
+    if known:
+        shop.known = {hashlib.sha256(shop.data.get(number) or b"").digest() for number in range(5000)}
+    write = shop.write
+
+    def write_slowly(outcomes: Outcomes) -> Outcomes:
+        sizes.append(len(list(outcomes.items())))
+        if len(sizes) == 1:
+            wait_until(lambda: len(shop.arrived) > 1000)
+            stop.ask("SIGTERM")
+        else:
+            time.sleep(sizes[-1] / 100)
+        return write(outcomes)
+
+    monkeypatch.setattr(shop, "write", write_slowly)
+    started = time.monotonic()
+
+    shop.run(work=forever(), stop=stop, window=100)
+
+    assert time.monotonic() - started < 6
+    assert len(sizes) > 1
+    assert max(sizes[1:]) <= 64
+    assert sum(sizes[1:]) < 200
+    assert len(shop.fates()) == sum(sizes)
+    assert set(shop.fates().values()) == {"reused" if known else "embedded"}
+    assert engine_threads() == []
+
+
+def test_a_write_that_is_cancelled_because_the_stop_is_overdue_leaves_its_images_undone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(local, "DRAIN_S", 0.2)
+    stop, cancelled = Stop(), threading.Event()
+    shop = Workshop(Numbered())
+
+    def hang() -> None:
+        stop.ask("SIGTERM")
+        assert cancelled.wait(5)
+        raise AwayError("the database did not answer in time")
+
+    shop.on_write = hang
+
+    with stop.cutting_off(cancelled.set, 0.2):
+        shop.run(work=forever(), stop=stop)
+
+    assert cancelled.is_set()
+    assert shop.written == []
+    assert engine_threads() == []
+
+
+def test_a_work_list_that_hangs_does_not_hold_up_a_stop() -> None:
+    """The database locks the list up, until the statement is cancelled."""
+    stop, cancelled = Stop(), threading.Event()
+    shop = Workshop(Numbered())
+
+    def locked() -> Iterator[list[ImageRef]]:
+        yield from pages(range(20))
+        wait_until(lambda: len(shop.fates()) == 20)
+        stop.ask("SIGTERM")
+        assert cancelled.wait(5)
+        raise AwayError("the database did not answer in time")
+
+    with stop.cutting_off(cancelled.set, 0.5):
+        shop.run(work=locked(), stop=stop)
+
     assert set(shop.fates().values()) == {"embedded"}
+    assert engine_threads() == []
 
 
 def test_a_stop_before_the_start_fetches_nothing() -> None:
