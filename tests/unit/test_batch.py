@@ -40,11 +40,11 @@ def test_what_costs_the_same_for_each_batch_makes_large_ones_worth_it(encoder: E
     assert find_batch_size(encoder) == encoder.batch_size == max(SIZES["cpu"])
 
 
-def test_what_costs_the_same_for_each_image_makes_them_needless(
+def test_what_costs_more_for_each_image_in_a_larger_batch_stays_small(
     encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(SIZES, "cpu", (2, 4))
-    before_each_batch(encoder, lambda images: time.sleep(0.15 * images))
+    before_each_batch(encoder, lambda images: time.sleep(0.1 * images**1.3))
 
     assert find_batch_size(encoder) == encoder.batch_size == 2
 
