@@ -7,7 +7,6 @@ has; what changes every night belongs into a database.
 
 from __future__ import annotations
 
-import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -15,12 +14,13 @@ from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO
 
 from pipeline.encoding import require_decoder
-from pipeline.errors import BreakerError, ConfigError, LockedError
-from pipeline.ingest import LOCK_GLANCE_S, Ended
+from pipeline.errors import BreakerError, ConfigError
+from pipeline.ingest import Ended
 from pipeline.inputs import read_rows
 from pipeline.on_demand import ModelOnDemand
 from pipeline.records import ProductChanges
 from pipeline.summary import Beside, summarise
+from pipeline.waiting import take_in_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,18 +75,8 @@ def _claimed(folder: Path, progress: Progress, stop: Stop, wait: timedelta) -> I
     """Write to the bundle alone. Raises LockedError when another run does for too long."""
     from pipeline.bundle.folder import claimed
 
-    deadline = time.monotonic() + wait.total_seconds()
     with ExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(claimed(folder))
-            except LockedError:
-                if stop.is_asked() or time.monotonic() >= deadline:
-                    raise
-                progress.begin("waiting for another run")
-                time.sleep(min(LOCK_GLANCE_S, max(0.0, deadline - time.monotonic())))
-            else:
-                break
+        take_in_time(lambda: stack.enter_context(claimed(folder)), progress=progress, stop=stop, wait=wait)
         yield
 
 

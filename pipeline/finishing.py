@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from pipeline.errors import CatvecError
+
 if TYPE_CHECKING:
     from pipeline.progress import Progress
     from pipeline.store.connect import Connection, Session
@@ -59,3 +61,15 @@ def open_up(model: StoredModel, owns: bool, connection: Connection) -> None:
         logger.warning(
             "apps read no model yet; the owner of catvec's tables runs: catvec models activate %s", model.name
         )
+
+
+def close_failed(session: Session, run_id: int, error: BaseException) -> None:
+    """Leave word in the runs table; without the database the next run closes this one as lost."""
+    from pipeline.store.runs import end_run
+
+    state = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+    reason = error.message if isinstance(error, CatvecError) else f"{type(error).__name__}: {error}"
+    try:
+        session.run_once(lambda connection: end_run(connection, run_id, state, error=reason))
+    except CatvecError as second:
+        logger.debug("run %d, which failed, could not be closed: %s", run_id, second)

@@ -8,7 +8,6 @@ the work list is what has no vector yet, or has not been looked at for long.
 from __future__ import annotations
 
 import logging
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -16,12 +15,13 @@ from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
 from pipeline.encoding import require_decoder
-from pipeline.errors import AwayError, BreakerError, CatvecError, LockedError
-from pipeline.finishing import have_index, open_up, shown_beside
+from pipeline.errors import AwayError, BreakerError, CatvecError
+from pipeline.finishing import close_failed, have_index, open_up, shown_beside
 from pipeline.inputs import read_rows, scope_now
 from pipeline.on_demand import ModelOnDemand
 from pipeline.records import ProductChanges
 from pipeline.summary import Beside, summarise
+from pipeline.waiting import take_in_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,8 +42,6 @@ SUSPICIOUS_IMAGES = 20
 """that change into one and the same picture in one run"""
 LOOKUP_OUTAGE_S = 2.0
 """how long bytes wait for word whether they are known: enough to connect anew where a connection was cut"""
-LOCK_GLANCE_S = 1.0
-"""how often a run that waits for another looks whether that one is done"""
 CUT_OFF_S = 8.5
 """what a run waits for in the database this long after it was to stop is cancelled: a lock, or a slow statement"""
 
@@ -119,7 +117,7 @@ def ingest(
         try:
             return _work_off(job, rows)
         except BaseException as error:
-            _close_failed(job, error)
+            close_failed(job.writer, job.run_id, error)
             raise
 
 
@@ -131,17 +129,8 @@ def _locked(settings: RunSettings, url: str, progress: Progress, stop: Stop, wai
 
     lock = partial(take_lock, model_name=model_name(settings.model), shard=settings.shard)
     session = Session(url, on_connect=lock, give_up=stop.is_asked, patience_s=RUN_OUTAGE_S)
-    deadline = time.monotonic() + wait.total_seconds()
-    while True:
-        try:
-            session.connection()
-        except LockedError:
-            if stop.is_asked() or time.monotonic() >= deadline:
-                raise
-            progress.begin("waiting for another run")
-            time.sleep(min(LOCK_GLANCE_S, max(0.0, deadline - time.monotonic())))
-        else:
-            return session
+    take_in_time(session.connection, progress=progress, stop=stop, wait=wait)
+    return session
 
 
 def _work_off(job: _Job, rows: Iterator[Product | BadRow | Deletion]) -> Ended:
@@ -361,18 +350,6 @@ def _encode_queries(job: _Job) -> None:
         logger.warning(
             "stored texts are not encoded: %s; later: catvec queries refresh --model %s", error, job.model.name
         )
-
-
-def _close_failed(job: _Job, error: BaseException) -> None:
-    """Leave word in the runs table; without the database the next run closes this one as lost."""
-    from pipeline.store.runs import end_run
-
-    state = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
-    reason = error.message if isinstance(error, CatvecError) else f"{type(error).__name__}: {error}"
-    try:
-        job.writer.run_once(lambda connection: end_run(connection, job.run_id, state, error=reason))
-    except CatvecError as second:
-        logger.debug("the failed run could not be closed: %s", second)
 
 
 def _summarise(

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pipeline.errors import CatvecError
-from pipeline.finishing import have_index, open_up, shown_beside
+from pipeline.finishing import close_failed, have_index, open_up, shown_beside
 from pipeline.records import ProductChanges
 from pipeline.summary import Beside, summarise
 
@@ -83,7 +82,7 @@ def load(settings: LoadSettings, folder: Path, *, url: str, progress: Progress) 
         try:
             return _work_off(job)
         except BaseException as error:
-            _close_failed(job, error)
+            close_failed(job.session, job.run_id, error)
             raise
 
 
@@ -240,15 +239,3 @@ def _summarise(job: _Job, differences: Differences, removed: Removed) -> RunSumm
         model=job.model.name,
         dims=job.model.dims,
     )
-
-
-def _close_failed(job: _Job, error: BaseException) -> None:
-    """Leave word in the runs table; without the database the next run closes this one as lost."""
-    from pipeline.store.runs import end_run
-
-    state = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
-    reason = error.message if isinstance(error, CatvecError) else f"{type(error).__name__}: {error}"
-    try:
-        job.session.run_once(lambda connection: end_run(connection, job.run_id, state, error=reason))
-    except CatvecError as second:
-        logger.debug("the failed load could not be closed: %s", second)
