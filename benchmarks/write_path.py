@@ -178,7 +178,7 @@ def binary_rows(embedded: Sequence[Embedding]) -> bytes:
 def _write_rest(cursor: Cursor, target: Target, outcomes: Outcomes) -> None:
     token = uuid.uuid4()
     cursor.execute(vectors.BY_KEY)
-    vectors._write_contents(cursor, outcomes, sql.Composed([sql.SQL(vectors.UPDATE_IMAGES)]))
+    vectors.write_contents(cursor, outcomes, sql.Composed([sql.SQL(vectors.UPDATE_IMAGES)]))
     ids = [row.image.image_id for row in outcomes.embedded]
     cursor.execute(vectors.DELETE_FAILURES, (target.model.model_id, ids))
     cursor.execute(vectors.COUNT, (len(ids), 0, 0, 0, token, target.run_id, token))

@@ -1,0 +1,63 @@
+"""Which products a model has learned from, kept beside its weights, so that it is not judged on them.
+
+Digests instead of ids: 8 bytes a product, and the folder tells nobody what the shop sells.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+FILE_NAME = "trained_products.npy"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TrainedProducts:
+    """The digests uint64 [N] of the products that a model was trained on, ascending."""
+
+    digests: NDArray[np.uint64]
+
+    def hold(self, product_ids: Sequence[str]) -> NDArray[np.bool_]:
+        """Which of the products the model was trained on, bool [N]; 8 bytes make a mistake unlikely among a billion."""
+        return np.isin(_digests(product_ids), self.digests)
+
+
+def write_trained_products(folder: Path, product_ids: Iterable[str]) -> None:
+    """Note in a model's folder what it was trained on. Raises OSError."""
+    np.save(folder / FILE_NAME, np.unique(_digests(product_ids)))
+
+
+def read_trained_products(folder: Path) -> TrainedProducts | None:
+    """What a model's folder says it was trained on; None when it says nothing.
+
+    Raises ModelError when the file is damaged.
+    """
+    path = folder / FILE_NAME
+    if not path.is_file():
+        return None
+    try:
+        digests = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ModelError(f"cannot read {str(path)!r}: {error}", hint="take the model's folder anew") from error
+    if digests.dtype != np.uint64 or digests.ndim != 1:
+        raise ModelError(
+            f"{str(path)!r} holds {digests.dtype} of {digests.ndim} dimensions, expected uint64 of 1",
+            hint="take the model's folder anew",
+        )
+    return TrainedProducts(digests=digests)
+
+
+def _digests(product_ids: Iterable[str]) -> NDArray[np.uint64]:
+    digests = b"".join(hashlib.sha256(product_id.encode()).digest()[:8] for product_id in product_ids)
+    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
