@@ -29,7 +29,7 @@ class TrainedProducts:
     digests: NDArray[np.uint64]
 
     def hold(self, product_ids: Sequence[str]) -> NDArray[np.bool_]:
-        """Which of the products the model was trained on, bool [N]; 8 bytes make a mistake unlikely among a billion."""
+        """Which of the products the model was trained on, bool [N]; 8 bytes tell a billion apart."""
         return np.isin(_digests(product_ids), self.digests)
 
 
