@@ -10,6 +10,7 @@ pytest_plugins = [
     "tests.fixtures.doctor",
     "tests.fixtures.command",
     "tests.fixtures.catalogs",
+    "tests.fixtures.bundles",
     "tests.fixtures.nights",
     "tests.fixtures.healthy",
     "tests.fixtures.roles",

@@ -13,7 +13,7 @@ from pipeline.limits import Circumstances, explain, in_brief, limiting, name_lim
 from pipeline.progress import Progress, Snapshot, StageTimes
 from pipeline.records import StageLoad
 from pipeline.settings import CatalogSettings, DecodeSettings, FetchSettings, RunSettings
-from tests.unit.test_engine import Numbered, Workshop, pages
+from tests.fixtures.workshop import Numbered, Workshop, pages
 
 
 def loads(**busy: float) -> list[StageLoad]:
