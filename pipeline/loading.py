@@ -156,7 +156,7 @@ def _write_parts(job: _Job) -> _Written:
     from pipeline.store.work import find_known
 
     total = _Written()
-    wanted = _wanted(job.bundle)
+    wanted = _wanted(job)
     shown = job.session.run(partial(shown_beside, job.model))
     paths = job.bundle.parts()
     for done, path in enumerate(paths):
@@ -183,13 +183,17 @@ def _write_parts(job: _Job) -> _Written:
     return total
 
 
-def _wanted(bundle: Bundle) -> set[bytes]:
-    """The contents that the catalog's images show: of products that left it meanwhile, the vectors stay behind."""
+def _wanted(job: _Job) -> set[bytes]:
+    """The contents that the catalog's images show: of products that left it meanwhile, or belong to another catalog of
+    this database, the vectors stay behind."""
     from pipeline.bundle.catalog import image_key, read_images
     from pipeline.bundle.parts import read_contents
+    from pipeline.store.bundle import find_refused
 
-    shown = read_contents(bundle).shown
-    keys = (image_key(image.product_id, image.url) for image in read_images(bundle))
+    refused = job.session.run(partial(find_refused, catalog=job.bundle.manifest.catalog))
+    shown = read_contents(job.bundle).shown
+    images = (image for image in read_images(job.bundle) if image.product_id not in refused)
+    keys = (image_key(image.product_id, image.url) for image in images)
     return {shown[key] for key in keys if key in shown}
 
 

@@ -305,7 +305,7 @@ def record_loaded(connection: Connection, summary: RunSummary) -> None:
     connection.execute(RECORD, (*counts, summary.run_id))
 
 
-# ---- for a bundle
+# ---- for a bundle, and what of one is refused
 
 READ_PRODUCTS = """
 SELECT p.product_id, p.title, p.category, p.brand, p.price, p.attrs,
@@ -345,6 +345,13 @@ SELECT i.image_id, i.product_id, i.url, e.embedding, i.content_sha256, i.width, 
  ORDER BY i.image_id
 """
 
+REFUSED_PRODUCTS = """
+SELECT product_id
+  FROM catvec_store.bad_rows
+ WHERE catalog = %s
+   AND code = 'other_catalog'
+"""
+
 FETCH_ROWS = 1_000
 """rows of one round trip, and in memory at once: 4 MB of vectors of 1,024 numbers"""
 
@@ -374,6 +381,11 @@ def read_catalog(connection: Connection, catalog: str) -> Iterator[Product | Bad
         )
     for row, product_id, url, code, detail in connection.execute(READ_BAD_ROWS, (catalog,)).fetchall():
         yield BadRow(row=row, product_id=product_id, url=url, code=code, detail=detail)
+
+
+def find_refused(connection: Connection, catalog: str) -> set[str]:
+    """The products of the catalog, as it was read last, that belong to another one."""
+    return {row[0] for row in connection.execute(REFUSED_PRODUCTS, (catalog,)).fetchall()}
 
 
 def list_catalogs(connection: Connection) -> list[str]:

@@ -272,6 +272,21 @@ def test_pictures_of_another_catalog_stay_as_they_are(stand: Stand, database_url
     assert read_rows(database_url) == before
     assert (counts(loaded)[:3], loaded["pending"], loaded["changed"]) == ((0, 0, 0), 0, 0)
     assert loaded["failures_by_code"]["other_catalog"] > 0
+    # their new bytes have vectors in the bundle, and nothing here shows them
+    assert query(database_url, "SELECT count(*) FROM catvec_store.emb_tiny_clip") == [(12,)]
+
+
+def test_a_vector_of_a_refused_product_comes_when_another_one_shows_it(stand: Stand, database_url: str) -> None:
+    first = stand.folder / "first.csv"
+    write_catalog(first, [{"id": "P00", "title": "theirs", "image": "11.jpg"}])
+    stand.catvec("run", first, *stand.options, "--db", database_url, "--catalog-name", "winter")
+    stand.to_bundle()
+
+    loaded = stand.load(database_url)
+
+    shown = "SELECT product_id FROM catvec.image_embeddings WHERE product_id IN ('P00', 'S') ORDER BY 1"
+    assert query(database_url, shown) == [("P00",), ("S",)]  # S has the bytes of 0.jpg, which P00 had first
+    assert loaded["failures_by_code"]["other_catalog"] == 1
 
 
 def test_an_image_that_changed_and_had_no_vector_counts_once(stand: Stand, database_url: str) -> None:
