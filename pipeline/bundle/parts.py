@@ -33,7 +33,7 @@ from pipeline.files import write_atomically
 from pipeline.records import Embedding, Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -80,6 +80,14 @@ class Contents:
             self.known.add(sha256)
         self.shown[key] = sha256
         self.failed.pop(key, None)
+
+    def latest(self, images: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        """Those rows of a part, with the columns of IMAGE_COLUMNS, that no other row of the bundle outweighs."""
+        code = IMAGE_COLUMNS.index("code")
+        return [row for row in images if self._is_latest(image_key(row[0], row[1]), row[3], row[code])]
+
+    def _is_latest(self, key: bytes, sha256: bytes | None, code: str) -> bool:
+        return self.failed.get(key) == code if sha256 is None else self.shown.get(key, sha256) == sha256
 
     def forget_bare(self) -> None:
         """Drop images whose vector was in a part that is gone: they are made again."""

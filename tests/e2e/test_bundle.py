@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import time
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from pgvector.psycopg import register_vector
 pytest.importorskip("pyarrow", reason="needs the extra: pip install 'catvec[parquet]'")
 import pyarrow.parquet as pq
 
+from pipeline.bundle import parts as bundle_parts
 from tests.e2e.test_run_json import validate
 from tests.fixtures.catalogs import photo, write_catalog
 from tests.fixtures.command import wait_until
@@ -205,6 +207,37 @@ def test_a_second_load_writes_no_row(stand: Stand, database_url: str) -> None:
 
     assert counts(again) == (14, 0, 0, 5, 0)
     assert query(database_url, STATISTICS) == before
+
+
+def test_a_box_whose_clock_is_ahead_makes_no_news(
+    stand: Stand, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime.now(tz) + timedelta(hours=1)
+
+    monkeypatch.setattr(bundle_parts, "datetime", Ahead)
+    stand.to_bundle()
+    (stand.folder / "missing.jpg").write_bytes(photo(50))
+    stand.to_bundle()  # what failed in the first part is there in the second
+    assert counts(stand.load(database_url)) == (0, 2, 13, 4, 0)
+    query(database_url, "SELECT pg_stat_force_next_flush()")
+    before = query(database_url, STATISTICS)
+
+    again = stand.load(database_url)
+    after = query(database_url, STATISTICS)
+    with psycopg.connect(database_url) as connection:  # what the run of another night found
+        connection.execute(
+            "UPDATE catvec_store.images i SET content_sha256 = n.content_sha256, checked_at = now()"
+            "  FROM catvec_store.images n WHERE i.url = '5.jpg' AND n.url = '6.jpg'"
+        )
+    later = read_rows(database_url)
+    stand.load(database_url)
+
+    assert counts(again) == (15, 0, 0, 4, 0)
+    assert after == before
+    assert read_rows(database_url) == later
 
 
 def test_a_run_after_a_load_finds_everything_as_it_was(stand: Stand, database_url: str) -> None:
