@@ -143,7 +143,8 @@ def read_part(bundle: Bundle, path: Path) -> Part:
             table = file.read()
         except pa.ArrowException as error:
             raise damaged(path) from error
-    embedded = table.filter(pa.compute.equal(table.column("outcome"), EMBEDDED))
+    is_embedded = pa.compute.equal(table.column("outcome"), EMBEDDED)
+    embedded = table.select(["content_sha256", "embedding"]).filter(is_embedded)
     hashes = tuple(embedded.column("content_sha256").to_pylist())
     if any(len(sha256 or b"") != 32 for sha256 in hashes):
         raise BundleError(f"part {str(path)!r} holds a content_sha256 that has not 32 bytes", hint=REMAKE)

@@ -118,6 +118,7 @@ UPDATE catvec_store.images AS i
    SET width = known.width, height = known.height
   FROM matched_images n, catvec_store.images AS known
  WHERE i.image_id = n.image_id
+   AND n.width IS NULL
    AND i.width IS NULL
    AND known.content_sha256 = i.content_sha256
    AND known.width IS NOT NULL
