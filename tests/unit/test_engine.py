@@ -171,7 +171,7 @@ class Workshop:
             open_fetcher=lambda: self,
             find_known=self.find_known,
             decode=lambda files: [attempt(partial(self.decode, fetched)) for fetched in files],
-            decode_at_once=3,
+            decode_at_once=lambda: 3,
             ahead=ahead,
             batch_size=lambda: batch_size,
             encoders=lambda: devices or [Device(self, "cpu", batch_size)],
