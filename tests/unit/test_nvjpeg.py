@@ -136,6 +136,23 @@ def test_a_bad_file_takes_nothing_from_the_others(decode_jpegs: DecodeJpegs) -> 
         assert (error.code, error.message) == (pillows.value.code, pillows.value.message)
 
 
+def test_a_call_decodes_so_many_pixels_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.images.nvjpeg.BATCH_PIXELS", 10_000)
+    sizes = [(60, 50), (60, 50), (100, 50), (60, 50), (200, 100), (10, 10), (60, 50)]
+    files = [encoded(photo(width, height), "JPEG") for width, height in sizes]
+    calls: list[int] = []
+
+    def decode_counting(some: Sequence[bytes]) -> list[torch.Tensor]:
+        calls.append(len(some))
+        return decode_by_pillow(some)
+
+    found = decode_all(decode_counting, [*files[:3], b"<html>", *files[3:]], spec())
+
+    assert calls == [2, 2, 1, 2]  # 6,000 pixels; 8,000; one of 20,000; 3,100
+    assert [type(one).__name__ for one in found] == ["Decoded"] * 3 + ["DecodeError"] + ["Decoded"] * 4
+    assert [(one.width, one.height) for one in found if isinstance(one, Decoded)] == sizes
+
+
 def test_too_many_pixels_are_refused_before_they_are_decoded(decode_jpegs: DecodeJpegs) -> None:
     data = encoded(photo(300, 200), "JPEG")
     [found] = decode_all(decode_jpegs, [data], spec(), DecodeSettings(max_pixels=59_999))
