@@ -120,13 +120,11 @@ def run_stages(
 
 def _noting_hosts(work: Iterable[list[ImageRef]], progress: Progress) -> Iterator[list[ImageRef]]:
     """The work as it is; the progress learns how many hosts there are, for which the downloads per host count."""
+    from pipeline.engine.breaker import host_of
+
     for page in work:
-        progress.hosts.update(_host(image.url) for image in page if "://" in image.url)
+        progress.hosts.update(host for image in page if (host := host_of(image.url)) is not None)
         yield page
-
-
-def _host(url: str) -> str:
-    return url.partition("://")[2].partition("/")[0]
 
 
 def open_fetcher(settings: RunSettings) -> AbstractAsyncContextManager[Fetcher]:

@@ -36,8 +36,8 @@ logger = logging.getLogger(__name__)
 BATCH: Final = 64
 """files handed over at once"""
 BATCH_PIXELS: Final = 32_000_000
-"""of these, what is decoded in one call: 96 MB on the device for each thread that decodes, however large the photos; 64
-of 400×533 are 14 million, ten of 1500×2000 are 30. A larger one is a call of its own"""
+"""of these, what is decoded in one call: 96 MB on the device for each thread that decodes, however large the photos;
+64 of 400×533 are 14 million, ten of 1500×2000 are 30. A larger one is a call of its own"""
 
 _MODES: Final = {2: "bilinear", 3: "bicubic"}
 """Pillow's resampling filters by what torch calls them"""
