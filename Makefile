@@ -96,6 +96,7 @@ bench: setup ## the benchmarks (minutes): make bench PHOTOS=path/to/catalog.csv;
 	@$(BIN)/python -m benchmarks.similar
 	@$(BIN)/python -m benchmarks.switch
 	@$(BIN)/python -m benchmarks.write_path
+	@$(BIN)/python -m benchmarks.bundle
 	@$(BIN)/python -m benchmarks.report
 
 lint: setup ## ruff (rules and format) and mypy (strict)

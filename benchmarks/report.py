@@ -247,6 +247,17 @@ def write_write_path(result: Result) -> Iterator[str]:
     yield from write_checks(result["checks"])
 
 
+def write_bundle(result: Result) -> Iterator[str]:
+    yield (
+        f"{result['vectors']:,} vectors of {result['dims']} dimensions, each of a product of its own, in parts of "
+        f"{result['rows_of_a_part']:,} rows at most."
+    )
+    yield ""
+    yield from table("", "vectors/s")
+    for way, found in result["vectors_per_s"].items():
+        yield f"| {way} | {spread(found, 0)} |"
+
+
 SECTIONS: dict[str, Callable[[Result], Iterator[str]]] = {
     "similar": write_similar,
     "end_to_end": write_end_to_end,
@@ -258,6 +269,7 @@ SECTIONS: dict[str, Callable[[Result], Iterator[str]]] = {
     "parity": write_parity,
     "switch": write_switch,
     "write_path": write_write_path,
+    "bundle": write_bundle,
 }
 
 if __name__ == "__main__":

@@ -299,10 +299,11 @@ def _complete(job: _Job) -> int:
 def _complete_table(job: _Job) -> None:
     """The model's table is whole: what concerns all of it, whatever wrote it."""
     from pipeline.store.index import refresh_statistics
+    from pipeline.store.removal import forget_vectors
     from pipeline.store.roles import is_owner
 
     with job.progress.stage("forget"):
-        job.writer.run(partial(_forget_vectors, job))
+        forget_vectors(job.writer, job.model, job.settings.forget_after)
     counters, is_shard = job.progress.snapshot(), job.settings.shard is not None
     if counters.embedded or counters.reused or is_shard:
         job.writer.run(lambda connection: refresh_statistics(connection, job.model, if_free=is_shard))
@@ -312,14 +313,6 @@ def _complete_table(job: _Job) -> None:
     if job.model.has_text:
         _encode_queries(job)
     job.writer.run(partial(open_up, job.model, owns))
-
-
-def _forget_vectors(job: _Job, connection: Connection) -> None:
-    from pipeline.store.removal import forget_vectors
-    from pipeline.store.runs import is_alone
-
-    if is_alone(connection, job.model.name):
-        forget_vectors(connection, job.model, job.settings.forget_after)
 
 
 def _warn_of_placeholder(job: _Job, connection: Connection) -> None:

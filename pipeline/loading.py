@@ -18,6 +18,7 @@ from pipeline.records import ProductChanges
 from pipeline.summary import Beside, summarise
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from pipeline.bundle.folder import Bundle
@@ -151,12 +152,13 @@ def _sync(job: _Job) -> Differences:
 
 def _write_parts(job: _Job) -> _Written:
     """All parts, those that hold nothing new included: only the database knows what it has."""
-    from pipeline.bundle.parts import read_part
+    from pipeline.bundle.parts import read_contents, read_part
     from pipeline.store.bundle import write_part
     from pipeline.store.work import find_known
 
     total = _Written()
-    wanted = _wanted(job.bundle)
+    contents = read_contents(job.bundle)
+    wanted = _wanted(job, contents.shown)
     shown = job.session.run(partial(shown_beside, job.model))
     paths = job.bundle.parts()
     for done, path in enumerate(paths):
@@ -171,7 +173,7 @@ def _write_parts(job: _Job) -> _Written:
                     write_part,
                     model=job.model,
                     run_id=job.run_id,
-                    images=part.images,
+                    images=contents.latest(part.images),
                     hashes=[part.hashes[n] for n in fresh],
                     vectors=part.vectors[fresh],
                     shown=shown,
@@ -183,13 +185,15 @@ def _write_parts(job: _Job) -> _Written:
     return total
 
 
-def _wanted(bundle: Bundle) -> set[bytes]:
-    """The contents that the catalog's images show: of products that left it meanwhile, the vectors stay behind."""
+def _wanted(job: _Job, shown: Mapping[bytes, bytes]) -> set[bytes]:
+    """The contents that the catalog's images show: of products that left it meanwhile, or belong to another catalog
+    of this database, the vectors stay behind."""
     from pipeline.bundle.catalog import image_key, read_images
-    from pipeline.bundle.parts import read_contents
+    from pipeline.store.bundle import find_refused
 
-    shown = read_contents(bundle).shown
-    keys = (image_key(image.product_id, image.url) for image in read_images(bundle))
+    refused = job.session.run(partial(find_refused, catalog=job.bundle.manifest.catalog))
+    images = (image for image in read_images(job.bundle) if image.product_id not in refused)
+    keys = (image_key(image.product_id, image.url) for image in images)
     return {shown[key] for key in keys if key in shown}
 
 

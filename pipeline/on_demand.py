@@ -84,6 +84,12 @@ class ModelOnDemand:
                 self._others = others
             return [first, *self._others]
 
+    def devices(self) -> list[str]:
+        """Where it runs, or will run once it is loaded. Raises ModelError."""
+        from pipeline.models.device import choose_placements
+
+        return [place.device for place in choose_placements(self._settings.model)]
+
     def prepare(self, images: int) -> None:
         """Load the model for so many images that will surely be encoded, and find the batch size that suits them.
 

@@ -33,7 +33,7 @@ from pipeline.files import write_atomically
 from pipeline.records import Embedding, Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -80,6 +80,14 @@ class Contents:
             self.known.add(sha256)
         self.shown[key] = sha256
         self.failed.pop(key, None)
+
+    def latest(self, images: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        """Those rows of a part, with the columns of IMAGE_COLUMNS, that no other row of the bundle outweighs."""
+        code = IMAGE_COLUMNS.index("code")
+        return [row for row in images if self._is_latest(image_key(row[0], row[1]), row[3], row[code])]
+
+    def _is_latest(self, key: bytes, sha256: bytes | None, code: str) -> bool:
+        return self.failed.get(key) == code if sha256 is None else self.shown.get(key, sha256) == sha256
 
     def forget_bare(self) -> None:
         """Drop images whose vector was in a part that is gone: they are made again."""
@@ -135,7 +143,8 @@ def read_part(bundle: Bundle, path: Path) -> Part:
             table = file.read()
         except pa.ArrowException as error:
             raise damaged(path) from error
-    embedded = table.filter(pa.compute.equal(table.column("outcome"), EMBEDDED))
+    is_embedded = pa.compute.equal(table.column("outcome"), EMBEDDED)
+    embedded = table.select(["content_sha256", "embedding"]).filter(is_embedded)
     hashes = tuple(embedded.column("content_sha256").to_pylist())
     if any(len(sha256 or b"") != 32 for sha256 in hashes):
         raise BundleError(f"part {str(path)!r} holds a content_sha256 that has not 32 bytes", hint=REMAKE)

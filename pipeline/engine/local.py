@@ -247,7 +247,7 @@ class LocalEngine:
         self._decoded.close()
 
     def _decode_some(self) -> None:
-        while files := self._to_decode.receive_many(self._stages.decode_at_once, wait_s=0.0):
+        while files := self._to_decode.receive_many(self._stages.decode_at_once(), wait_s=0.0):
             with self._progress.stage("decode"):
                 found = self._stages.decode(files)
             for fetched, decoded in zip(files, found, strict=True):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import datetime, timedelta
+from typing import Any
 
 import numpy as np
 import psycopg
@@ -13,8 +15,9 @@ from pgvector.psycopg import register_vector
 pytest.importorskip("pyarrow", reason="needs the extra: pip install 'catvec[parquet]'")
 import pyarrow.parquet as pq
 
+from pipeline.bundle import parts as bundle_parts
 from tests.fixtures.bundles import Stand, assert_same_rows, counts, query, read_rows
-from tests.fixtures.catalogs import photo
+from tests.fixtures.catalogs import photo, write_catalog
 
 STATISTICS = """
 SELECT relname, n_tup_ins, n_tup_upd, n_tup_del
@@ -79,6 +82,37 @@ def test_a_second_load_writes_no_row(stand: Stand, database_url: str) -> None:
 
     assert counts(again) == (14, 0, 0, 5, 0)
     assert query(database_url, STATISTICS) == before
+
+
+def test_a_box_whose_clock_is_ahead_makes_no_news(
+    stand: Stand, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime.now(tz) + timedelta(hours=1)
+
+    monkeypatch.setattr(bundle_parts, "datetime", Ahead)
+    stand.to_bundle()
+    (stand.folder / "missing.jpg").write_bytes(photo(50))
+    stand.to_bundle()  # what failed in the first part is there in the second
+    assert counts(stand.load(database_url)) == (0, 2, 13, 4, 0)
+    query(database_url, "SELECT pg_stat_force_next_flush()")
+    before = query(database_url, STATISTICS)
+
+    again = stand.load(database_url)
+    after = query(database_url, STATISTICS)
+    with psycopg.connect(database_url) as connection:  # what the run of another night found
+        connection.execute(
+            "UPDATE catvec_store.images i SET content_sha256 = n.content_sha256, checked_at = now()"
+            "  FROM catvec_store.images n WHERE i.url = '5.jpg' AND n.url = '6.jpg'"
+        )
+    later = read_rows(database_url)
+    stand.load(database_url)
+
+    assert counts(again) == (15, 0, 0, 4, 0)
+    assert after == before
+    assert read_rows(database_url) == later
 
 
 def test_a_run_after_a_load_finds_everything_as_it_was(stand: Stand, database_url: str) -> None:
@@ -146,6 +180,21 @@ def test_pictures_of_another_catalog_stay_as_they_are(stand: Stand, database_url
     assert read_rows(database_url) == before
     assert (counts(loaded)[:3], loaded["pending"], loaded["changed"]) == ((0, 0, 0), 0, 0)
     assert loaded["failures_by_code"]["other_catalog"] > 0
+    # their new bytes have vectors in the bundle, and nothing here shows them
+    assert query(database_url, "SELECT count(*) FROM catvec_store.emb_tiny_clip") == [(12,)]
+
+
+def test_a_vector_of_a_refused_product_comes_when_another_one_shows_it(stand: Stand, database_url: str) -> None:
+    first = stand.folder / "first.csv"
+    write_catalog(first, [{"id": "P00", "title": "theirs", "image": "11.jpg"}])
+    stand.catvec("run", first, *stand.options, "--db", database_url, "--catalog-name", "winter")
+    stand.to_bundle()
+
+    loaded = stand.load(database_url)
+
+    shown = "SELECT product_id FROM catvec.image_embeddings WHERE product_id IN ('P00', 'S') ORDER BY 1"
+    assert query(database_url, shown) == [("P00",), ("S",)]  # S has the bytes of 0.jpg, which P00 had first
+    assert loaded["failures_by_code"]["other_catalog"] == 1
 
 
 def test_an_image_that_changed_and_had_no_vector_counts_once(stand: Stand, database_url: str) -> None:
