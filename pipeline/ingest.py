@@ -85,7 +85,7 @@ def ingest(
     """
     progress.begin("reading the catalog")
     from pipeline.models.registry import model_name
-    from pipeline.store.connect import RUN_OUTAGE_S, Session, translated
+    from pipeline.store.connect import RUN_OUTAGE_S, Session, longest_away_s, translated
     from pipeline.store.migrate import migrate
     from pipeline.store.models import find_model
     from pipeline.store.runs import begin_run
@@ -97,6 +97,7 @@ def ingest(
         writer = stack.enter_context(_locked(settings, url, progress, stop, wait))
         feeder = stack.enter_context(Session(url, give_up=stop.is_asked, patience_s=RUN_OUTAGE_S))
         lookup = stack.enter_context(Session(url, give_up=stop.is_asked, patience_s=LOOKUP_OUTAGE_S))
+        progress.find_away = partial(longest_away_s, (writer, feeder))
         progress.begin("checking the model")
         stored = writer.run(lambda connection: find_model(connection, model_name(settings.model)))
         on_demand = ModelOnDemand(settings, stored, progress)

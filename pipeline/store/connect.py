@@ -24,7 +24,7 @@ from pipeline.errors import AwayError, ConfigError, LockedError, StoreError
 from pipeline.store.wire import VectorArray, VectorArrayDumper
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
 logger = logging.getLogger(__name__)
@@ -242,8 +242,7 @@ class Session:
     ) -> None:
         self._url = url
         self._patience_s = OUTAGE_S if patience_s is None else patience_s
-        self.is_away = False
-        """the server is away and waited for at this moment; any thread may look"""
+        self._away_since: float | None = None
         self._on_connect = on_connect
         self._give_up = give_up
         self._connection: Connection | None = None
@@ -261,6 +260,17 @@ class Session:
 
     def __repr__(self) -> str:
         return f"Session({hide_password(self._url)!r})"
+
+    @property
+    def is_away(self) -> bool:
+        """The server is away and waited for at this moment; any thread may look."""
+        return self._away_since is not None
+
+    @property
+    def away_s(self) -> float | None:
+        """Seconds for which it has been waited for; None while it is there."""
+        since = self._away_since
+        return None if since is None else time.monotonic() - since
 
     def connection(self) -> Connection:
         """The live connection, in autocommit mode: for statements that refuse a transaction."""
@@ -315,7 +325,7 @@ class Session:
                     outage.end()
                     return result
         finally:
-            self.is_away = False
+            self._away_since = None
 
     def _wait_or_raise(self, error: psycopg.Error | StoreError, outage: _Outage) -> None:
         if self._is_cancelled and isinstance(error, psycopg.errors.QueryCanceled):
@@ -325,7 +335,7 @@ class Session:
             raise found from cause
         if outage.is_over():
             raise found if isinstance(found, LockedError) else AwayError(found.message, hint=found.hint) from cause
-        self.is_away = True
+        self._away_since = self._away_since or time.monotonic()
         outage.wait(error)
 
     def run_once(self, work: Callable[[Connection], Result]) -> Result:
@@ -336,6 +346,11 @@ class Session:
     def rows(self, query: LiteralString | sql.Composed, parameters: dict[str, object] | None = None) -> list[tuple]:  # type: ignore[type-arg]
         """The rows of one query."""
         return self.run(lambda connection: connection.execute(query, parameters).fetchall())
+
+
+def longest_away_s(sessions: Iterable[Session]) -> float | None:
+    """Seconds for which a server has been waited for by one of them; None while it is there for all."""
+    return max((away_s for session in sessions if (away_s := session.away_s) is not None), default=None)
 
 
 class _Outage:

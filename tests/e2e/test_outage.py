@@ -84,8 +84,10 @@ def test_a_stopped_database_does_not_stop_the_device(
 
     wait_until(lambda: sum(encoded) == IMAGES)  # the device has seen all of them
     assert progress.snapshot().embedded < IMAGES / 2
+    assert (progress.snapshot().away_s or 0) > 0.1
     server.start(explicit=True)
     run.join(60)
+    assert progress.snapshot().away_s is None
 
     [outcome] = ended
     assert outcome.summary.finished
