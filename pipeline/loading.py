@@ -59,7 +59,7 @@ class _Written:
 def load(settings: LoadSettings, folder: Path, *, url: str, progress: Progress) -> RunSummary:
     """Bring the database at `url` up to the bundle. Raises CatvecError; what was committed stays."""
     from pipeline.bundle.folder import open_bundle
-    from pipeline.store.connect import Session, translated
+    from pipeline.store.connect import Session, longest_away_s, translated
     from pipeline.store.migrate import migrate
     from pipeline.store.runs import begin_run, take_lock
 
@@ -69,6 +69,7 @@ def load(settings: LoadSettings, folder: Path, *, url: str, progress: Progress) 
     migrate(url)
     with translated(), ExitStack() as stack:
         session = stack.enter_context(Session(url, on_connect=partial(take_lock, model_name=name)))
+        progress.find_away = partial(longest_away_s, (session,))
         model = session.run(partial(_register, settings, bundle))
         run_id = session.run(lambda connection: begin_run(connection, model, catalog))
         job = _Job(

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 OF_A_DATABASE = (
     *("db", "home", "report", "dry_run", "recheck", "full_check", "ignore_validators", "storage", "build_index"),
-    *("forget_after", "deleted_ids"),
+    "forget_after",
 )
 """they speak of a database; in the environment, where they are set for all commands, they do no harm"""
 SHARES = {

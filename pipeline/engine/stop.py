@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-OVERDUE_GLANCE_S = 0.5
+OVERDUE_GLANCE_S = 0.25
 """how often what holds up an overdue stop is cut off: the next statement may wait for the same lock"""
 
 

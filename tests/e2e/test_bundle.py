@@ -49,6 +49,20 @@ def test_a_bundle_makes_the_database_that_a_run_makes(
     assert query(database_url, models) == query(empty_database_url, models)
 
 
+def test_products_that_a_file_names_as_gone_are_in_no_bundle(
+    stand: Stand, database_url: str, empty_database_url: str
+) -> None:
+    gone = stand.folder / "gone.txt"
+    gone.write_text("P05\nS\n", encoding="utf-8")
+    direct = stand.run("--db", empty_database_url, "--deleted-ids", gone).json()
+
+    bundled = stand.to_bundle("--deleted-ids", gone)
+    loaded = stand.load(database_url)
+
+    assert counts(bundled) == counts(loaded) == counts(direct) == (0, 1, 11, 5, 0)
+    assert_same_rows(database_url, empty_database_url)
+
+
 def test_a_run_into_a_bundle_knows_no_database(stand: Stand) -> None:
     script = (
         "import sys, cli\n"

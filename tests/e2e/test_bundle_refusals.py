@@ -118,13 +118,6 @@ def test_a_damaged_part_is_named_and_only_its_images_are_made_again(
             ),
             "--forget-after cannot go with --to: a bundle is made without a database",
         ),
-        (
-            (
-                "--deleted-ids",
-                "gone.txt",
-            ),
-            "--deleted-ids cannot go with --to: a bundle is made without a database",
-        ),
         (("--partial",), "--partial cannot go with --to: a bundle holds a whole catalog"),
         (("--shard", "1/2"), "--shard cannot go with --to: a bundle holds a whole catalog"),
     ],
