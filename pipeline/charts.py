@@ -175,7 +175,7 @@ def draw_bench(measured: Bench, path: Path) -> None:
     weights = " with random weights" if where.weights == "random" else ""
     figure.suptitle(f"What limits model {where.model}{weights} here", fontsize=13, color=INK, x=0.02, ha="left")
     axes.set_title(
-        f"{where.device} in {where.precision}, batches of {where.batch_size}; {where.cores} cores; "
+        f"{f'{where.devices} devices like ' if where.devices > 1 else ''}{where.device} in {where.precision}, batches of {where.batch_size}; {where.cores} cores; "
         f"{pictures.images:,} pictures of {pictures.width} × {pictures.height} and "
         f"{pictures.size_bytes / 1000:,.0f} kB (medians)",
         fontsize=9.5,

@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 UPKEEP_LEAST = 10_000
 """new vectors from which on it is worth a word: half a minute"""
 UPKEEP_RATE, BUILD_RATE = 300, 3_800
-"""vectors/s that come into a table with an HNSW index (benchmarks/results/write_path.json: 253 of 512 dimensions, 347 at
-best), and that an index is built of (similar.json: 100,000 in 26 s); on two cores, larger servers do more of both"""
+"""vectors/s that come into a table with an HNSW index (benchmarks/results/write_path.json: 253 of 512 dimensions, 347
+at best), and that an index is built of (similar.json: 100,000 in 26 s); on two cores, more on larger servers"""
 CLEARLY = 2.0
 
 
@@ -38,9 +38,9 @@ def warn_of_upkeep(model: StoredModel, new: int, connection: Connection) -> None
     kept_up_s, built_s = new / UPKEEP_RATE, (stored + new) / BUILD_RATE
     if kept_up_s > CLEARLY * built_s:
         logger.warning(
-            "%s new vectors go into a table of %s that has an index, which takes a few hundred in a second: about %s; "
-            "without it they take seconds, and about %s to build it anew; if searches may be slow meanwhile: stop "
-            "this, catvec index drop --model %s, and the same command again builds it at its end",
+            "%s new vectors go into a table of %s that has an index, which takes some hundred a second: about %s; "
+            "building it anew takes about %s, and vectors without one next to nothing; if searches may be slow "
+            "meanwhile: stop this, catvec index drop --model %s, and the same command again builds it at its end",
             f"{new:,}",
             f"{stored:,}",
             span(kept_up_s),
