@@ -173,9 +173,10 @@ def draw_bench(measured: Bench, path: Path) -> None:
     figure = Figure(figsize=(9.6, 4.8), layout="constrained", facecolor="white")
     axes = figure.subplots()
     weights = " with random weights" if where.weights == "random" else ""
+    device = where.device if where.devices == 1 else f"{where.devices} devices like {where.device}"
     figure.suptitle(f"What limits model {where.model}{weights} here", fontsize=13, color=INK, x=0.02, ha="left")
     axes.set_title(
-        f"{where.device} in {where.precision}, batches of {where.batch_size}; {where.cores} cores; "
+        f"{device} in {where.precision}, batches of {where.batch_size}; {where.cores} cores; "
         f"{pictures.images:,} pictures of {pictures.width} × {pictures.height} and "
         f"{pictures.size_bytes / 1000:,.0f} kB (medians)",
         fontsize=9.5,

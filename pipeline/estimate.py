@@ -114,7 +114,8 @@ class Estimate:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Box:
     """The machine that is to do it: how many threads decode, what encodes (an encoder here, or a stated rate), and
-    how images are prepared for that. `dims` None: not known without the model."""
+    how images are prepared for that. `devices` encode side by side, each at the rate measured or stated. `dims`
+    None: not known without the model."""
 
     threads: int
     preprocess: PreprocessSpec
@@ -122,12 +123,12 @@ class _Box:
     storage: str
     encoder: Encoder | None
     stated: float | None
+    devices: int = 1
 
     @property
     def source(self) -> str:
-        if self.encoder is None:
-            return "as stated"
-        return f"measured on {self.encoder.device} in {self.encoder.precision}"
+        on = f"measured on {self.encoder.device} in {self.encoder.precision}" if self.encoder else "as stated"
+        return on if self.devices == 1 else f"{on}, for {self.devices}"
 
     @property
     def is_cpu(self) -> bool:
@@ -221,7 +222,19 @@ def _choose_box(
         storage=settings.storage or (stored.storage if stored else "halfvec"),
         encoder=encoder,
         stated=stated,
+        devices=_count_devices(settings, wanted),
     )
+
+
+def _count_devices(settings: RunSettings, wanted: EstimateSettings) -> int:
+    """Those to encode at the rate that is measured or stated of one; a benchmark's is that of its whole machine."""
+    if wanted.bench is not None:
+        return 1
+    if wanted.images_per_s is not None:
+        return settings.model.device.count(",") + 1  # they need not be here
+    from pipeline.models.device import choose_placements, count_beside
+
+    return count_beside(choose_placements(settings.model))
 
 
 def _load(settings: RunSettings, stored: StoredModel | None) -> Encoder:
@@ -322,7 +335,7 @@ def _foretell(
     encode_s = mean_range(encodes_s if box.stated is None else [1 / box.stated])
     fetch = _stage(images, mean_range(seconds_an_image(fetches.ended_s)), source=_at_once(settings))
     decode = _stage(to_decode, mean_range(decodes.core_s).times(1 / box.threads), source=_on_cores(box.threads))
-    encode = _stage(vectors, encode_s, source=box.source)
+    encode = _stage(vectors, encode_s.times(1 / box.devices), source=box.source)
     limited_by, seconds = _slowest(fetch, decode, encode, shares_cores=box.is_cpu)
     pictures = decodes.decoded
     return Estimate(

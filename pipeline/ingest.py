@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from pipeline.encoding import require_decoder
 from pipeline.errors import AwayError, BreakerError, CatvecError
-from pipeline.finishing import close_failed, have_index, open_up, shown_beside
+from pipeline.finishing import close_failed, have_index, open_up, shown_beside, warn_of_upkeep
 from pipeline.inputs import read_rows, scope_now
 from pipeline.on_demand import ModelOnDemand
 from pipeline.records import ProductChanges
@@ -258,6 +258,7 @@ def _encode_missing(job: _Job, work: WorkCount, scope: Scope, *, moved: int) -> 
         return
     if work.missing > moved and not job.stop.is_asked():
         job.on_demand.prepare(work.missing - moved)  # while nothing is under way: it may fail
+    job.feeder.run(partial(warn_of_upkeep, job.model, work.missing - moved))
     shown = job.feeder.run(partial(shown_beside, job.model))
     encode_work(
         read_work(job.feeder, job.model, scope, work),

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pipeline.finishing import close_failed, have_index, open_up, shown_beside
+from pipeline.finishing import close_failed, have_index, open_up, shown_beside, warn_of_upkeep
 from pipeline.records import ProductChanges
 from pipeline.summary import Beside, summarise
 
@@ -107,6 +107,7 @@ def _work_off(job: _Job) -> RunSummary:
     catalog = job.bundle.manifest.catalog
     differences = _sync(job)
     before = job.session.run(lambda connection: count_states(connection, job.model, catalog, run_id=job.run_id))
+    job.session.run(partial(warn_of_upkeep, job.model, before.pending))
     bad_rows = sum(differences.bad_rows.values())
     job.progress.begin_images("loading vectors", total=before.images + bad_rows, untouched=before.unchanged)
     with job.progress.stage("images"):

@@ -90,6 +90,12 @@ class ModelOnDemand:
 
         return [place.device for place in choose_placements(self._settings.model)]
 
+    def devices_beside(self) -> int:
+        """How many of these add the rate of the first one."""
+        from pipeline.models.device import choose_placements, count_beside
+
+        return count_beside(choose_placements(self._settings.model))
+
     def prepare(self, images: int) -> None:
         """Load the model for so many images that will surely be encoded, and find the batch size that suits them.
 

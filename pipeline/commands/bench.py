@@ -15,7 +15,7 @@ from pipeline.progress import Progress
 from pipeline.settings import CatalogSettings, DecodeSettings, FetchSettings, ModelSettings, RunSettings
 
 if TYPE_CHECKING:
-    from pipeline.bench.measurement import Bench
+    from pipeline.bench.measurement import Bench, Conditions
     from pipeline.bench.rates import Rate
 
 DOUBTFUL = 1.1
@@ -92,7 +92,7 @@ def _print(measured: Bench) -> None:
     rows = [
         _row("fetch only", measured.fetch, f"{where.concurrency} at once, {where.per_host} from one host"),
         _row("decode only", measured.decode, f"{where.decode_threads} threads"),
-        _row("forward only", measured.forward, f"{where.device}, {where.precision}, batches of {where.batch_size}"),
+        _row("forward only", measured.forward, _forward(where)),
         _row("write only", measured.write, f"{where.dims} dimensions, 512 in a transaction"),
         (
             "shared cores",
@@ -123,6 +123,11 @@ def _print(measured: Bench) -> None:
             level="warning",
         )
     say(measured.limit)
+
+
+def _forward(where: Conditions) -> str:
+    found = f"{where.device}, {where.precision}, batches of {where.batch_size}"
+    return found if where.devices == 1 else f"{found}; times {where.devices} devices"
 
 
 def _row(name: str, rate: Rate, how: str) -> tuple[str, str, str, str, str]:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from pipeline.errors import ModelError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pipeline.settings import ModelSettings
 
 # CPU: the fastest of 1, 8, 16, 32 and 64 with ViT-B/32 (benchmarks/results/encode.json), and a batch of 32 in
@@ -38,6 +40,12 @@ def choose_placements(settings: ModelSettings) -> tuple[Placement, ...]:
     else:
         devices = [choose_device(name) for name in settings.device.split(",")]
     return tuple(_place(settings, device) for device in devices)
+
+
+def count_beside(placements: Sequence[Placement]) -> int:
+    """How many of these add the rate of the first one: those of its kind; copies on the CPU share its cores."""
+    kinds = [placement.device.partition(":")[0] for placement in placements]
+    return 1 if kinds[0] == "cpu" else kinds.count(kinds[0])
 
 
 def _all_devices() -> list[str]:

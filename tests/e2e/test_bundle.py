@@ -15,6 +15,7 @@ from pgvector.psycopg import register_vector
 pytest.importorskip("pyarrow", reason="needs the extra: pip install 'catvec[parquet]'")
 import pyarrow.parquet as pq
 
+from pipeline import finishing
 from pipeline.bundle import parts as bundle_parts
 from tests.fixtures.bundles import Stand, assert_same_rows, counts, query, read_rows
 from tests.fixtures.catalogs import photo, write_catalog
@@ -47,6 +48,31 @@ def test_a_bundle_makes_the_database_that_a_run_makes(
         "  FROM catvec_store.models"
     )
     assert query(database_url, models) == query(empty_database_url, models)
+
+
+def test_many_vectors_for_a_table_with_an_index_are_told_of_once(
+    stand: Stand, database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stand.run("--db", database_url)
+    monkeypatch.setattr(finishing, "UPKEEP_LEAST", 3)
+    more = stand.folder / "more.csv"
+
+    def state(*numbers: int) -> None:
+        for number in numbers:
+            (stand.folder / f"{number}.jpg").write_bytes(photo(number))
+        write_catalog(more, [{"id": f"P{number}", "title": "new", "image": f"{number}.jpg"} for number in numbers])
+
+    state(20, 21, 22)
+    stand.catvec("run", more, *stand.options, "--db", database_url, "--partial")
+    state(30, 31, 32, 33)
+    stand.catvec("run", more, *stand.options, "--to", stand.bundle)
+    stand.catvec("load", stand.bundle, "--db", database_url, "--partial")
+
+    told = [line for line in caplog.messages if "that has an index" in line]
+    begins = [line.partition(" that has")[0] for line in told]
+    assert begins == ["3 new vectors go into a table of 12", "4 new vectors go into a table of 15"]
+    cure = "stop this, catvec index drop --model tiny_clip, and the same command again builds it at its end"
+    assert all(line.endswith(cure) for line in told)
 
 
 def test_products_that_a_file_names_as_gone_are_in_no_bundle(

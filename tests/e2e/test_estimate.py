@@ -133,6 +133,8 @@ def test_what_the_rented_machine_has_is_stated(night_shop: NightShop, empty_data
         "seconds": {"low": pytest.approx(2), "expected": pytest.approx(2), "high": pytest.approx(2)},
         "source": "as stated",
     }
+    two = found("--images-per-s", 5, "--device", "cuda:0,cuda:1")["estimate"]["encode"]
+    assert (two["images_per_s"], two["source"]) == (pytest.approx(10), "as stated, for 2")
     assert (many["decode"]["source"], many["limited_by"]) == ("measured on one core, for 16", "encode")
     assert many["decode"]["seconds"]["expected"] == pytest.approx(few["decode"]["seconds"]["expected"] / 16, rel=0.8)
     assert many["size"]["index_bytes"] > 10 * 768 * 2

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.random_model import draw_photos
 from pipeline.errors import DeviceLostError, ModelError
-from pipeline.models.device import choose_placements
+from pipeline.models.device import Placement, choose_placements, count_beside
 from pipeline.models.encoder import Encoder, load_encoder
 from pipeline.models.self_test import self_test
 from pipeline.models.source import find_model
@@ -439,3 +439,11 @@ def test_loading_prints_nothing_and_leaves_transformers_settings_alone(
     encoder.encode_texts(["long " * 200])
     assert capfd.readouterr() == ("", "")
     assert (transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()) == before
+
+
+@pytest.mark.parametrize(
+    ("devices", "count"),
+    [(["cuda:0", "cuda:1"], 2), (["cuda"], 1), (["cpu", "cpu"], 1), (["cuda:0", "cpu", "cuda:2"], 2), (["mps"], 1)],
+)
+def test_devices_of_a_kind_add_up_but_copies_on_the_cpu_do_not(devices: list[str], count: int) -> None:
+    assert count_beside([Placement(device=device, precision="fp32", batch_size=8) for device in devices]) == count
