@@ -72,6 +72,17 @@ def write_encode(result: Result) -> Iterator[str]:
         yield f"| {line['precision']} | {line['batch_size']} | {spread(line | {'median': line['images_per_s']})} |"
 
 
+def write_compiled(result: Result) -> Iterator[str]:
+    yield from table("model", "way", "images/s", "least cosine with eager", "seconds to compile", "pays from")
+    for name, measured in result["models"].items():
+        for way, found in measured["ways"].items():
+            how, _, layout = way.partition(", ")
+            took, pays = measured["compile_s"][layout], measured["pays_from_images"][layout]
+            told = f"{took} | {f'{pays:,} images' if pays else 'never'}" if how == "compiled" else " | "
+            where = f"{name}, {measured['precision']}, batches of {measured['batch_size']}"
+            yield f"| {where} | {way} | {spread(found['images_per_s'])} | {found['least_cosine']:.6f} | {told} |"
+
+
 def write_parity(result: Result) -> Iterator[str]:
     yield from table("photos", "precision", "reduced decoding", "least cosine", "mean cosine")
     for name, found in result["sets"].items():
@@ -255,6 +266,8 @@ SECTIONS: dict[str, Callable[[Result], Iterator[str]]] = {
     "seven_nights": write_seven_nights,
     "startup": write_startup,
     "encode": write_encode,
+    "compiled": write_compiled,
+    "gpu_compiled": write_compiled,
     "parity": write_parity,
     "switch": write_switch,
     "write_path": write_write_path,

@@ -57,7 +57,10 @@ class Pictures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
-    """Where and how it was measured. `weights` are real or random, `hosts` those of the images' URLs."""
+    """Where and how it was measured. `weights` are real or random, `hosts` those of the images' URLs.
+
+    `compiled` tells whether full batches went through compiled code (--compile on).
+    """
 
     model: str
     weights: str
@@ -65,6 +68,7 @@ class Conditions:
     device: str
     precision: str
     batch_size: int
+    compiled: bool
     cores: int
     decode_threads: int
     concurrency: int
@@ -247,6 +251,7 @@ def _conditions(machine: Machine, options: BenchOptions, counters: Snapshot) -> 
         device=encoder.device,
         precision=encoder.precision,
         batch_size=encoder.batch_size,
+        compiled=encoder.compiled is not None,
         cores=usable_cores(),
         decode_threads=decode_threads(machine.settings),
         concurrency=fetch.concurrency,

@@ -89,10 +89,11 @@ def _settings(options: dict[str, Any], decode_threads: int | None) -> RunSetting
 
 def _print(measured: Bench) -> None:
     where, pictures = measured.conditions, measured.pictures
+    how = f"{where.device}, {where.precision}, batches of {where.batch_size}{', compiled' if where.compiled else ''}"
     rows = [
         _row("fetch only", measured.fetch, f"{where.concurrency} at once, {where.per_host} from one host"),
         _row("decode only", measured.decode, f"{where.decode_threads} threads"),
-        _row("forward only", measured.forward, f"{where.device}, {where.precision}, batches of {where.batch_size}"),
+        _row("forward only", measured.forward, how),
         _row("write only", measured.write, f"{where.dims} dimensions, 512 in a transaction"),
         (
             "shared cores",

@@ -105,23 +105,6 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(tiny_clip: Path, caplog
         encoder.encode_images(pixels)
 
 
-@pytest.fixture
-def narrow(tiny_clip: Path, tmp_path: Path) -> Path:
-    """A model whose numbers are too large for 16 bits when an image is all white."""
-    import torch
-    from transformers import CLIPModel
-
-    model = CLIPModel.from_pretrained(tiny_clip)
-    patches = model.vision_model.embeddings.patch_embedding
-    white = torch.full((1, 3, 64, 64), 2.0)  # what white is after the normalisation, about
-    with torch.no_grad():
-        patches.weight *= 4 * torch.finfo(torch.float16).max / patches(white).abs().max()
-    folder = tmp_path / "narrow"
-    shutil.copytree(tiny_clip, folder)
-    model.save_pretrained(folder)
-    return folder
-
-
 def test_what_half_precision_cannot_hold_is_encoded_in_fp32(narrow: Path, caplog: pytest.LogCaptureFixture) -> None:
     dim = draw_photos(count=3, size=64) // 64 + 115
     pixels = np.concatenate([dim[:2], np.full((1, 64, 64, 3), 255, np.uint8), dim[2:]])
