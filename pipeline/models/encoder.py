@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.errors import DeviceLostError, ModelError
+from pipeline.models.copying import CopyClock
 from pipeline.models.device import choose_placements
 from pipeline.models.folder import has_tokenizer
 from pipeline.models.preprocess import read_preprocess
@@ -77,6 +78,7 @@ class Encoder:
         self.eager: Features = partial(image_features, self._model)
         self.compiled: Compiled | None = None
         self._normalizer = Normalizer(spec.preprocess, device=placement.device)
+        self._copies = CopyClock(placement.device)
         self._tokenizer: Tokenizer | None = None
         self._exact: Any = None
         self._lock = threading.Lock()
@@ -139,7 +141,19 @@ class Encoder:
         import torch
 
         with torch.inference_mode(), self._stream():
-            return unit_rows(features(self._normalizer(pixels).to(dtype or self._dtype)))
+            began = self._copies.mark()
+            pixel_values = self._normalizer(pixels).to(dtype or self._dtype)
+            copied = self._copies.mark()
+            vectors = unit_rows(features(pixel_values))  # on the host: the device is done
+            self._copies.add(began, copied)
+            return vectors
+
+    def take_copy_s(self) -> float:
+        """Seconds that pixels took to the device and through normalisation since this was last asked, of all threads.
+
+        They are part of what encoding took.
+        """
+        return self._copies.take()
 
     def _stream(self) -> AbstractContextManager[Any]:
         """On CUDA, a stream of the calling thread."""

@@ -43,20 +43,26 @@ def nothing(*_: object) -> None:
 
 @dataclass
 class Device:
-    """One of a workshop's devices; from batch number `lost_at` on it fails."""
+    """One of a workshop's devices; from batch number `lost_at` on it fails. `copy_s` of each batch are copying."""
 
     shop: Workshop
     device: str
     batch_size: int
     threads: int = 1
     lost_at: int = sys.maxsize
+    copy_s: float = 0.0
     batches: int = 0
+    told: int = 0
 
     def encode_images(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         self.batches += 1
         if self.batches > self.lost_at:
             raise DeviceLostError(f"device {self.device} has failed: CUDA error: unspecified launch failure")
         return self.shop.encode(pixels)
+
+    def take_copy_s(self) -> float:
+        told, self.told = self.told, self.batches
+        return (self.told - told) * self.copy_s
 
 
 @dataclass
