@@ -11,4 +11,5 @@ if ! [ -x "$(dirname "$("$python" -c 'import sys; print(sys.executable)')")/catv
   "$python" -m pip install --quiet --editable '.[parquet]'
 fi
 "$python" -m benchmarks.compiled --name gpu_compiled
+"$python" -m benchmarks.decode_workers "$1" --name gpu_decode_workers
 exec "$python" -m benchmarks.gpu "$@"
