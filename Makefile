@@ -87,6 +87,8 @@ bench: setup ## the benchmarks (minutes): make bench PHOTOS=path/to/catalog.csv;
 	fi
 	@$(BIN)/python -m benchmarks.startup --model build/clip-b32-random
 	@$(BIN)/python -m benchmarks.encode --model build/clip-b32-random
+	@$(BIN)/python -m benchmarks.decode_workers "$(PHOTOS)"
+	@$(BIN)/python -m benchmarks.compiled --models vit-b-32
 	@$(BIN)/python -m benchmarks.parity "$(PHOTOS)" --model build/clip-b32-random
 	@$(BIN)/python -m benchmarks.end_to_end "$(PHOTOS)" --model build/clip-b32-random
 	@$(BIN)/python -m benchmarks.real_catalog "$(PHOTOS)" --model build/clip-b32-random

@@ -72,6 +72,35 @@ def write_encode(result: Result) -> Iterator[str]:
         yield f"| {line['precision']} | {line['batch_size']} | {spread(line | {'median': line['images_per_s']})} |"
 
 
+def write_decode_workers(result: Result) -> Iterator[str]:
+    photos = result["photos"]
+    size = "×".join(f"{pixels:.0f}" for pixels in photos["median_pixels"])
+    yield (
+        f"{photos['photos']} photos of {size} pixels (median), decoded to {result['image_size']}×"
+        f"{result['image_size']}, {result['rounds']} rounds."
+    )
+    yield ""
+    yield from table("workers", "images/s: threads", "processes", "core ms an image: threads", "processes")
+    lines = {(line["kind"], line["workers"]): line for line in result["lines"]}
+    for workers in dict.fromkeys(line["workers"] for line in result["lines"]):
+        both = [lines[kind, workers] for kind in ("threads", "processes")]
+        rates, costs = (
+            [spread(line[key], digits) for line in both] for key, digits in (("images_per_s", 1), ("core_ms", 2))
+        )
+        yield f"| {workers} | {' | '.join([*rates, *costs])} |"
+
+
+def write_compiled(result: Result) -> Iterator[str]:
+    yield from table("model", "way", "images/s", "least cosine with eager", "seconds to compile", "pays from")
+    for name, measured in result["models"].items():
+        for way, found in measured["ways"].items():
+            how, _, layout = way.partition(", ")
+            took, pays = measured["compile_s"][layout], measured["pays_from_images"][layout]
+            told = f"{took} | {f'{pays:,} images' if pays else 'never'}" if how == "compiled" else " | "
+            where = f"{name}, {measured['precision']}, batches of {measured['batch_size']}"
+            yield f"| {where} | {way} | {spread(found['images_per_s'])} | {found['least_cosine']:.6f} | {told} |"
+
+
 def write_parity(result: Result) -> Iterator[str]:
     yield from table("photos", "precision", "reduced decoding", "least cosine", "mean cosine")
     for name, found in result["sets"].items():
@@ -266,6 +295,10 @@ SECTIONS: dict[str, Callable[[Result], Iterator[str]]] = {
     "seven_nights": write_seven_nights,
     "startup": write_startup,
     "encode": write_encode,
+    "decode_workers": write_decode_workers,
+    "gpu_decode_workers": write_decode_workers,
+    "compiled": write_compiled,
+    "gpu_compiled": write_compiled,
     "parity": write_parity,
     "switch": write_switch,
     "write_path": write_write_path,

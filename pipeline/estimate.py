@@ -238,10 +238,14 @@ def _count_devices(settings: RunSettings, wanted: EstimateSettings) -> int:
 
 
 def _load(settings: RunSettings, stored: StoredModel | None) -> Encoder:
+    from pipeline.models.compilation import compile_images
     from pipeline.models.encoder import load_encoder
 
     try:
-        return load_encoder(settings.model, registered_revision=stored.revision if stored else None)
+        encoder = load_encoder(settings.model, registered_revision=stored.revision if stored else None)
+        if settings.model.compile == "on":
+            compile_images([encoder], is_optional=False)
+        return encoder
     except ModelError as error:
         hint = "to do without the model, say what the device will encode: --images-per-s N"
         raise ModelError(error.message, hint=f"{error.hint}; {hint}" if error.hint else hint) from error

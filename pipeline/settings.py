@@ -17,6 +17,7 @@ from pipeline.errors import ConfigError
 from pipeline.shard import Shard  # noqa: TC001 - as above
 
 DECODERS = ("auto", "pillow", "nvjpeg")
+COMPILATIONS = ("auto", "on", "off")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 STORAGES = ("halfvec", "vector")
 
@@ -101,11 +102,18 @@ class ModelSettings:
     )
     precision: str = setting("auto", "auto, fp32, bf16 or fp16")
     batch_size: int | None = setting(None, "images in one forward pass; else by the device")
+    compile: str = setting(
+        "auto",
+        "auto, on or off: compile the model with torch.compile; auto does so on CUDA where the images are enough for "
+        "it to pay back, and keeps what is quicker",
+    )
 
     def __post_init__(self) -> None:
         _check(self, batch_size=1)
         if self.precision not in PRECISIONS:
             raise ConfigError(f"--precision is {self.precision!r}, expected {', '.join(PRECISIONS)}")
+        if self.compile not in COMPILATIONS:
+            raise ConfigError(f"--compile is {self.compile!r}, expected {', '.join(COMPILATIONS)}")
         if not re.fullmatch(r"auto|all|mps|cuda|(cpu|cuda:\d+)(,(cpu|cuda:\d+))*", self.device):
             raise ConfigError(
                 f"--device is {self.device!r}, expected auto, all, cuda, cuda:N, mps or cpu",

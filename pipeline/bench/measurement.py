@@ -60,6 +60,7 @@ class Conditions:
     """Where and how it was measured. `weights` are real or random, `hosts` those of the images' URLs.
 
     `device` was measured, `devices` like it encode side by side in a run.
+    `compiled` tells whether full batches went through compiled code (--compile on).
     """
 
     model: str
@@ -69,6 +70,7 @@ class Conditions:
     devices: int
     precision: str
     batch_size: int
+    compiled: bool
     cores: int
     decode_threads: int
     concurrency: int
@@ -253,6 +255,7 @@ def _conditions(machine: Machine, options: BenchOptions, counters: Snapshot) -> 
         devices=machine.on_demand.devices_beside(),
         precision=encoder.precision,
         batch_size=encoder.batch_size,
+        compiled=encoder.compiled is not None,
         cores=usable_cores(),
         decode_threads=decode_threads(machine.settings),
         concurrency=fetch.concurrency,

@@ -126,7 +126,8 @@ def _print(measured: Bench) -> None:
 
 
 def _forward(where: Conditions) -> str:
-    found = f"{where.device}, {where.precision}, batches of {where.batch_size}"
+    compiled = ", compiled" if where.compiled else ""
+    found = f"{where.device}, {where.precision}, batches of {where.batch_size}{compiled}"
     return found if where.devices == 1 else f"{found}; times {where.devices} devices"
 
 

@@ -107,7 +107,7 @@ class LocalEngine:
         Raises what a stage raised that is no ItemError, and BreakerError; what was committed before stays.
         """
         workers = {"network": 1, "event loop": 1, "look up": 1, "decode": self._decode_threads}
-        with self._progress.at_work(workers | {"encode": 1, "write": 1}):
+        with self._progress.at_work(workers | {"copy": 1, "encode": 1, "write": 1}):
             self._run_in_threads(
                 [
                     ("work list", self._work.read, work),
@@ -268,7 +268,11 @@ class LocalEngine:
     def _encode_all(self) -> None:
         if self._decoded.wait():
             self._devices = list(self._stages.encoders())
-            self._progress.employ("encode", sum(encoder.threads for encoder in self._devices))
+            threads = sum(encoder.threads for encoder in self._devices)
+            for stage in ("copy", "encode"):  # one is part of the other
+                self._progress.employ(stage, threads)
+            for encoder in self._devices:
+                encoder.take_copy_s()  # of what was tried before
             self._run_in_threads(
                 [
                     (f"encode {encoder.device} {number}", self._encode_some, encoder)
@@ -285,6 +289,7 @@ class LocalEngine:
             pixels = np.stack([decoded.pixels for decoded in batch])
             with self._progress.stage("encode"):
                 vectors, encoder = self._encode(pixels, encoder)
+            self._progress.note("copy", busy_s=encoder.take_copy_s())
             for decoded, vector in zip(batch, vectors, strict=True):
                 self._judge(decoded, vector)
 

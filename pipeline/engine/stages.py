@@ -22,6 +22,7 @@ class Encoder(Protocol):
 
     `encode_images` takes uint8 [N, H, W, 3] with N up to `batch_size` at the time, and gives float32 [N, D], a row
     of NaN where there is no usable vector; `threads` threads at once keep the device busy. Raises DeviceLostError.
+    `take_copy_s` says what copying pixels to the device took since it was last asked, in all threads.
     """
 
     device: str
@@ -29,6 +30,8 @@ class Encoder(Protocol):
     threads: int
 
     def encode_images(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]: ...
+
+    def take_copy_s(self) -> float: ...
 
 
 class Fetcher(Protocol):
