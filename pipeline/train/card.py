@@ -1,0 +1,83 @@
+"""The README.md of a trained model: what it learned from, how well it does, and how to make it again."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from pipeline import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "numpy", "pillow")
+
+
+def shown_command(arguments: Sequence[str]) -> str:
+    """The command line, without what stands behind the scheme of a URL: it may be a password (law 10)."""
+    return shlex.join(
+        ["catvec", *(f"{word.partition('://')[0]}://…" if "://" in word else word for word in arguments)]
+    )
+
+
+def versions() -> dict[str, str]:
+    """What was installed when the model was trained."""
+    found = {"catvec": __version__, "python": platform.python_version()}
+    installed = {dist.metadata["Name"].lower(): dist.version for dist in metadata.distributions()}
+    return found | {name: installed[name] for name in PACKAGES if name in installed}
+
+
+def write_card(record: Mapping[str, Any]) -> str:
+    """The model card of what `training.json` says."""
+    data, metrics = record["data"], record["metrics"]
+    base = f"fine-tuned from {record['base']} ({record['settings']['--tune']})" if record["base"] else "from scratch"
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: zero-shot-image-classification",
+        "tags: [clip, catvec]",
+        "---",
+        "",
+        "# A dual encoder of one catalog's images and titles",
+        "",
+        f"Trained {base} by catvec on the image-title pairs of a product catalog. Use it with "
+        "`catvec run CATALOG --model FOLDER`, or as any transformers model.",
+        "",
+        "## Data",
+        "",
+        *_table("what", "count", data),
+        "",
+        "Products are divided by a hash of their ids, or by a column of the catalog; all images of one are in the same "
+        "part. `trained_products.npy` has digests of the products it learned from.",
+        "",
+        "## Metrics",
+        "",
+    ]
+    if metrics:
+        lines += [
+            f"On {data['images judged on']:,} images of products kept apart, at step {record['best_step']:,} of "
+            f"{record['steps']:,}, the best one by Recall@1. An image looks for its title among all different ones, "
+            "a title for any image that has it.",
+            "",
+            *_table("metric", "value", {name: f"{value:.4f}" for name, value in metrics.items()}),
+        ]
+    else:
+        lines += ["Nothing was kept apart to judge it on."]
+    lines += ["", "![loss, temperature and Recall@K over the steps](curves.png)", ""] if record["has_chart"] else [""]
+    lines += ["## How it was made", "", "```sh", record["command"], "```", ""]
+    lines += _table("setting", "value", record["settings"])
+    lines += ["", *_table("version of", "was", record["versions"]), ""]
+    return "\n".join(lines)
+
+
+def _table(name: str, value: str, rows: Mapping[str, Any]) -> list[str]:
+    cells = [f"| {key} | {_shown(found)} |" for key, found in rows.items()]
+    return [f"| {name} | {value} |", "|---|---|", *cells]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else "–" if value is None else str(value)
