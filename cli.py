@@ -33,6 +33,7 @@ from pipeline.commands.outcome import exit_code_of
 from pipeline.commands.queries import embed_text, queries_app
 from pipeline.commands.run import plan, run
 from pipeline.commands.terminal import print_data, say_error
+from pipeline.commands.train import train
 from pipeline.errors import CatvecError
 
 app = typer.Typer(
@@ -62,6 +63,7 @@ app.add_typer(db_app, name="db")
 app.command()(doctor)
 app.command()(explain)
 app.command()(bench)
+app.command()(train)
 app.command()(demo)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -221,3 +221,36 @@ def _draw_bars(axes: Axes, bars: Sequence[tuple[str, float, str]], *, farthest: 
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(colors=INK, length=0)
+
+
+def draw_training(rows: Sequence[Mapping[str, float]], path: Path, title: str) -> None:
+    """Loss, temperature and Recall@K over the steps of a training. Raises ConfigError."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(15, 4.2), layout="constrained", facecolor="white")
+    figure.suptitle(title, fontsize=13, color=INK)
+    loss, temperature, recall = figure.subplots(1, 3)
+    _draw_series(loss, rows, ["loss"], "Loss")
+    _draw_series(temperature, rows, ["temperature"], "Temperature")
+    if any("recall@1" in row for row in rows):
+        ways = ["recall@1", "image_to_text_recall@1", "text_to_image_recall@1", "recall@5", "recall@10"]
+        _draw_series(recall, rows, ways, "Recall@K on products kept apart")
+        recall.set_ylim(0, 1.02)
+        recall.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), labelcolor=INK)
+    else:
+        recall.set_axis_off()
+    _save(figure, path)
+
+
+def _draw_series(axes: Axes, rows: Sequence[Mapping[str, float]], names: Sequence[str], title: str) -> None:
+    axes.set_title(title, fontsize=10, color=INK, loc="left")
+    axes.set_xlabel("step", color=INK)
+    for name, colour in zip(names, SERIES, strict=False):
+        known = [(row["step"], row[name]) for row in rows if name in row]
+        label = name.replace("_", " ").replace("recall", "Recall").replace("image to text", "image → text")
+        label = label.replace("text to image", "text → image")
+        axes.plot(*zip(*known, strict=True), color=colour, linewidth=1.6, label=label)
+    axes.grid(visible=True, color="#e6e8eb", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=INK)

@@ -20,6 +20,8 @@ DECODERS = ("auto", "pillow", "nvjpeg")
 COMPILATIONS = ("auto", "on", "off")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 STORAGES = ("halfvec", "vector")
+MODEL_SIZES = ("tiny", "small", "base")
+FITS = ("crop", "squash")
 
 
 def setting(default: Any, help_text: str) -> Any:
@@ -223,6 +225,104 @@ class EstimateSettings:
             raise ConfigError("--bench and --images-per-s both say what the device encodes, expected one of them")
         if self.images_per_s is not None and not (isfinite(self.images_per_s) and self.images_per_s > 0):
             raise ConfigError(f"--images-per-s is {self.images_per_s!r}, expected more than 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewModelSettings:
+    """The shape of a model that is trained from scratch; what is None is that of the size."""
+
+    size: str | None = setting(
+        None,
+        "shape of a new model: tiny (64 pixels, 2 million weights), small (128, 9 million), base (224, 34 million); "
+        "small without --from",
+    )
+    image_size: int | None = setting(None, "pixels of a new model's images, both ways; else by --size")
+    patch_size: int | None = setting(None, "pixels of a patch, both ways; else by --size")
+    width: int | None = setting(None, "width of the image side's layers, a multiple of 32; else by --size")
+    layers: int | None = setting(None, "layers of the image side; else by --size")
+    text_width: int | None = setting(None, "width of the text side's layers, a multiple of 32; else by --size")
+    text_layers: int | None = setting(None, "layers of the text side; else by --size")
+    dims: int | None = setting(None, "numbers of a vector; else by --size")
+    vocabulary: int | None = setting(None, "tokens of a new model's tokenizer at most; 4000 unless said")
+    fit: str | None = setting(
+        None, "crop (shortest edge, then the centre; the default) or squash (all of the image) to a new model's size"
+    )
+
+    def __post_init__(self) -> None:
+        _check(
+            self, image_size=8, patch_size=1, width=32, layers=1, text_width=32, text_layers=1, dims=1, vocabulary=600
+        )
+        if self.size is not None and self.size not in MODEL_SIZES:
+            raise ConfigError(f"--size is {self.size!r}, expected {', '.join(MODEL_SIZES)}")
+        if self.fit is not None and self.fit not in FITS:
+            raise ConfigError(f"--fit is {self.fit!r}, expected {' or '.join(FITS)}")
+        for name in ("width", "text_width"):
+            if (getattr(self, name) or 0) % 32:
+                raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name)!r}, expected a multiple of 32")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSettings:
+    """One training of `catvec train`; the nested records have options of their own."""
+
+    catalog: CatalogSettings
+    fetch: FetchSettings = field(default_factory=FetchSettings)
+    decode: DecodeSettings = field(default_factory=DecodeSettings)
+    new: NewModelSettings = field(default_factory=NewModelSettings)
+    base: str | None = None
+    """--from: the model to go on with; None for a new one"""
+    revision: str | None = setting(None, "branch, tag or commit of a Hub model given as --from")
+    tune: str = setting(
+        "all", "what of a model given as --from may change: all, last:N (its last N layers on both sides) or lora"
+    )
+    epochs: int = setting(30, "how often each image is seen")
+    batch_size: int = setting(256, "image-title pairs that are told apart in one step")
+    chunk_size: int | None = setting(
+        None, "pairs that are computed at once, for batches that do not fit into memory: exact, and a third slower"
+    )
+    learning_rate: float | None = setting(
+        None, "highest rate of learning; else 0.001 for a new model, 0.00001 for all, 0.0001 for last:N and lora"
+    )
+    weight_decay: float = setting(0.1, "pull of weights towards 0; gains, biases and the temperature have none")
+    warmup: float = setting(0.05, "share of the steps in which the rate of learning rises, 0 to 1")
+    max_grad_norm: float = setting(1.0, "length to which a longer gradient is cut")
+    augment: bool = setting(True, "show other crops, mirrored, and a little brighter or darker, each time")
+    validation_share: float = setting(
+        0.1, "share of the products that are kept apart to be judged on, by a hash of their ids, 0 to 0.9"
+    )
+    split_column: str | None = setting(
+        None, "column that says train or validation for each product, in place of --validation-share"
+    )
+    evaluate_every: int | None = setting(None, "steps from one evaluation and checkpoint to the next; else 40 in all")
+    patience: int = setting(10, "evaluations without a better Recall@1 after which training ends")
+    seed: int = setting(0, "number that all chance is made from")
+    precision: str = setting("auto", "auto, fp32, bf16 or fp16 for the matrix products; weights stay fp32")
+    device: str = setting("auto", "auto, cuda, mps or cpu; CUDA_VISIBLE_DEVICES chooses the GPU")
+    decode_threads: int | None = setting(None, "threads that decode; else one per core")
+    save_precision: str = setting("fp32", "fp32, or fp16 for weights of half the size")
+
+    def __post_init__(self) -> None:
+        _check(self, epochs=1, batch_size=2, chunk_size=1, evaluate_every=1, patience=1, decode_threads=1, seed=0)
+        _check(self, weight_decay=0, warmup=0, validation_share=0)
+        if not re.fullmatch(r"all|lora|last:[1-9]\d*", self.tune):
+            raise ConfigError(f"--tune is {self.tune!r}, expected all, lora or last:N, such as last:2")
+        for name in ("learning_rate", "max_grad_norm"):
+            value = getattr(self, name)
+            if value is not None and not (isfinite(value) and value > 0):
+                raise ConfigError(f"--{name.replace('_', '-')} is {value!r}, expected more than 0")
+        if self.warmup > 1:
+            raise ConfigError(f"--warmup is {self.warmup!r}, expected 0 to 1")
+        if self.validation_share > 0.9:
+            raise ConfigError(f"--validation-share is {self.validation_share!r}, expected 0 to 0.9")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"--precision is {self.precision!r}, expected {', '.join(PRECISIONS)}")
+        if self.save_precision not in ("fp32", "fp16"):
+            raise ConfigError(f"--save-precision is {self.save_precision!r}, expected fp32 or fp16")
+        if self.device not in ("auto", "cuda", "mps", "cpu"):
+            raise ConfigError(
+                f"--device is {self.device!r}, expected auto, cuda, mps or cpu",
+                hint="CUDA_VISIBLE_DEVICES=1 makes the second GPU the only one",
+            )
 
 
 def plain_fields(kind: type) -> list[str]:

@@ -111,6 +111,16 @@ def beside(work: Callable[[threading.Event], None], *, name: str) -> Iterator[No
         thread.join()
 
 
+def say_beside_bar(text: str) -> None:
+    """A line of talk while `progress_shown`: a bar makes way for it."""
+    if sys.stderr.isatty() and not is_json():
+        from tqdm import tqdm
+
+        tqdm.write(text, file=sys.stderr)
+    else:
+        say(text)
+
+
 def _show_lines(progress: Progress, pace: Pace, ended: threading.Event) -> None:
     phase, next_line_s, before = "", LOG_EVERY_S, progress.snapshot()
     while True:

@@ -31,7 +31,7 @@ from pipeline.models.weights import brief, has_text, load_model
 from pipeline.records import ModelSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -216,7 +216,7 @@ class Encoder:
             tokens = tokenizer.tokenize(texts[start : start + self.batch_size])
             with torch.inference_mode():
                 on_device = {name: tensor.to(self.device) for name, tensor in tokens.items()}
-                vectors.append(unit_rows(_features(self._model.get_text_features(**on_device))))
+                vectors.append(unit_rows(text_features(self._model, on_device)))
             if vectors[-1].shape[1] != self.spec.dims:
                 raise ModelError(
                     f"model {self.spec.name!r} gives texts {vectors[-1].shape[1]} dimensions "
@@ -277,8 +277,11 @@ class Normalizer:
         raw = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
         if self._device.startswith("cuda"):
             raw = raw.pin_memory()  # only from there a copy goes on beside the forward pass
-        raw = raw.to(self._device, non_blocking=True)
-        return raw.permute(0, 3, 1, 2) * self._scale + self._shift
+        return self.scale(raw.to(self._device, non_blocking=True).permute(0, 3, 1, 2))
+
+    def scale(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels [N, 3, H, W] of 0 to 255 on the device → fp32 as the model takes them."""
+        return pixels * self._scale + self._shift
 
 
 def load_encoder(settings: ModelSettings, *, registered_revision: str | None = None) -> Encoder:
@@ -347,6 +350,11 @@ def image_features(model: Any, pixel_values: torch.Tensor) -> torch.Tensor:
     if hasattr(model, "get_image_features"):
         return _features(model.get_image_features(pixel_values=pixel_values))
     return _features(model(pixel_values=pixel_values))
+
+
+def text_features(model: Any, tokens: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The text features [N, D] before normalisation, of what the model's tokenizer gave."""
+    return _features(model.get_text_features(**tokens))
 
 
 def unit_rows(features: torch.Tensor) -> NDArray[np.float32]:

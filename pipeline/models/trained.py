@@ -33,9 +33,12 @@ class TrainedProducts:
         return np.isin(_digests(product_ids), self.digests)
 
 
-def write_trained_products(folder: Path, product_ids: Iterable[str]) -> None:
-    """Note in a model's folder what it was trained on. Raises OSError."""
-    np.save(folder / FILE_NAME, np.unique(_digests(product_ids)))
+def write_trained_products(
+    folder: Path, product_ids: Iterable[str], *, before: TrainedProducts | None = None
+) -> None:
+    """Note in a model's folder what it was trained on, and the model it was made from `before`. Raises OSError."""
+    digests = _digests(product_ids)
+    np.save(folder / FILE_NAME, np.unique(digests if before is None else np.concatenate([digests, before.digests])))
 
 
 def read_trained_products(folder: Path) -> TrainedProducts | None:

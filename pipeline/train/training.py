@@ -1,0 +1,257 @@
+"""The use case behind `catvec train`: from a catalog to a folder that `catvec run --model` takes.
+
+Whatever interrupts it, the same command goes on: pixels that were read and the last checkpoint are kept beside the
+output until that is whole.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import CatalogError, CatvecError, ConfigError, ModelError
+from pipeline.settings import ModelSettings, RunSettings
+from pipeline.train.job import Job, Part
+from pipeline.train.pairs import collect_pairs
+from pipeline.train.work import Work, find_finished, last_checkpoint, refuse_others, step_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from pipeline.models.source import ModelFiles
+    from pipeline.records import PreprocessSpec
+    from pipeline.settings import TrainSettings
+    from pipeline.train.job import Surroundings
+    from pipeline.train.pairs import Pair, Pairs
+    from pipeline.train.record import Trained
+    from pipeline.train.start import Start
+    from pipeline.train.trainer import ContrastiveTrainer, Plan
+
+DECISIVE = (
+    "tune", "epochs", "batch_size", "weight_decay", "warmup", "max_grad_norm", "augment", "validation_share",
+    "split_column", "evaluate_every", "patience", "seed", "save_precision",
+)  # fmt: skip
+"""settings that the outcome depends on, beside those of a new model; a chunk's size changes the rounding only"""
+
+
+def train(settings: TrainSettings, output: Path, around: Surroundings) -> Trained:
+    """Train a model on a catalog's pairs and leave it in `output`; one that is there already stays as it is.
+
+    Raises CatvecError, and KeyboardInterrupt when it was asked to stop: then the last step is kept.
+    """
+    began = time.monotonic()
+    _require_packages(settings)
+    _refuse_contradictions(settings)
+    known = find_finished(output)
+    job = _open_job(settings, Work(output=output.absolute()), around)
+    if known is not None:
+        hint = "nothing is overwritten: choose another --output"
+        refuse_others(known.decisive, job.decisive, f"the model in {str(output)!r} was trained", hint)
+        return known.trained(str(output), is_new=False)
+    try:
+        with job.work.begun(job.decisive, restart=around.restart):
+            return _train(job, str(output), began)
+    except OSError as error:
+        raise CatvecError(
+            f"the training cannot be kept in {str(job.work.folder)!r}: {error.strerror or error}",
+            hint="the same command goes on where it ended when that is mended",
+        ) from error
+
+
+def _train(job: Job, output: str, began: float) -> Trained:
+    from pipeline.train.result import make_record, save, tell_left_out
+
+    start = _open_start(job)
+    learned, judged = _read_parts(job, start.preprocess)
+    _check_titles(learned)
+    trainer, finish = _prepare(job, start, learned, judged)
+    _run(job, trainer)
+    record = make_record(job, trainer, learned, judged, seconds=time.monotonic() - began)
+    tell_left_out(job, learned, judged)
+    save(job, start, finish(), record, trainer, learned)
+    return record.trained(output, is_new=True)
+
+
+def _require_packages(settings: TrainSettings) -> None:
+    for name in ("accelerate", *(["peft"] if settings.tune == "lora" else [])):
+        if importlib.util.find_spec(name) is None:
+            raise ConfigError(
+                f"training needs the package {name}, which is not installed", hint="pip install 'catvec[train]'"
+            )
+
+
+def _refuse_contradictions(settings: TrainSettings) -> None:
+    said = [entry.name for entry in fields(settings.new) if getattr(settings.new, entry.name) is not None]
+    if settings.base is not None and said:
+        raise ConfigError(f"{_option(said[0])} is for a new model, but --from names one to go on with")
+    if settings.base is None and settings.tune != "all":
+        raise ConfigError(
+            f"--tune is {settings.tune!r}, but without --from there is no model to keep a part of",
+            hint="all of a new model learns: leave --tune out",
+        )
+    if settings.base is None and settings.revision is not None:
+        raise ConfigError(f"--revision is {settings.revision!r}, but there is no --from")
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _open_job(settings: TrainSettings, work: Work, around: Surroundings) -> Job:
+    """Read the catalog and find out what is needed; a wrong option is told before anything is written."""
+    from pipeline.catalog.open import read_catalog
+    from pipeline.models.device import choose_device, choose_precision
+    from pipeline.models.source import find_model
+    from pipeline.train.start import shape_of
+    from pipeline.train.tune import learning_rate
+
+    shape_of(settings.new)
+    device = choose_device(settings.device)
+    precision = choose_precision(settings.precision, device)
+    rate = settings.learning_rate or learning_rate(settings.tune, is_new=settings.base is None)
+    around.progress.begin("reading the catalog")
+    pairs = collect_pairs(read_catalog(settings.catalog, stdin=around.stdin), settings)
+    files = None
+    if settings.base is not None:
+        around.progress.begin("finding the model")
+        files = find_model(ModelSettings(model=settings.base, revision=settings.revision))
+    return Job(
+        settings=settings,
+        around=around,
+        work=work,
+        pairs=pairs,
+        files=files,
+        device=device,
+        precision=precision,
+        rate=rate,
+        decisive=_decisive(settings, pairs, files) | {"--precision": precision, "--learning-rate": rate},
+    )
+
+
+def _decisive(settings: TrainSettings, pairs: Pairs, files: ModelFiles | None) -> dict[str, Any]:
+    decisive = {_option(name): getattr(settings, name) for name in DECISIVE}
+    new = {_option(entry.name): getattr(settings.new, entry.name) for entry in fields(settings.new)}
+    decisive |= {name: value for name, value in new.items() if value is not None}
+    if settings.catalog.image_root is not None:
+        decisive["--image-root"] = str(settings.catalog.image_root)
+    return decisive | {"--from": files.revision if files else None, "the catalog": pairs.digest()}
+
+
+def _open_start(job: Job) -> Start:
+    """The model to begin with; a new one is made once, so that a training that goes on has the same."""
+    from pipeline.train.start import open_start, write_new_model
+
+    if job.files is not None:
+        return open_start(job.files.folder, str(job.settings.base))
+    if not job.work.start.is_dir():
+        job.around.progress.begin("making a new model")
+        made = job.work.start.with_name("start.new")
+        titles = [pair.title for pair in job.pairs.train]
+        write_new_model(made, job.settings.new, titles, seed=job.settings.seed)
+        made.rename(job.work.start)
+    return open_start(job.work.start, str(job.work.start))
+
+
+def _read_parts(job: Job, preprocess: PreprocessSpec) -> tuple[Part, Part]:
+    """What can be learned from, with a margin to crop from, and what is judged on, as `catvec run` prepares it."""
+    from pipeline.train.pixels import enlarged
+
+    to_learn = enlarged(preprocess) if job.settings.augment else preprocess
+    learned = _read_part(job, job.pairs.train, to_learn, "train")
+    return learned, _read_part(job, job.pairs.validation, preprocess, "validation")
+
+
+def _read_part(job: Job, pairs: Sequence[Pair], spec: PreprocessSpec, name: str) -> Part:
+    from pipeline.models.preprocess import fingerprint
+    from pipeline.train.pixels import read_pixels
+
+    settings, images = job.settings, [pair.image for pair in pairs]
+    inputs = RunSettings(
+        catalog=settings.catalog, fetch=settings.fetch, decode=settings.decode, decode_threads=settings.decode_threads
+    )
+    folder = job.work.folder / f"{name}-{job.pairs.digest()}-{fingerprint(spec)}"
+    job.around.progress.begin(f"reading images, {name}")
+    pixels = read_pixels(images, spec, folder, settings=inputs, progress=job.around.progress)
+    return Part(pairs=[pairs[row] for row in pixels.rows], pixels=pixels)
+
+
+def _check_titles(learned: Part) -> None:
+    if not learned.pairs:
+        codes = ", ".join(f"{code} {count:,}" for code, count in learned.pixels.codes.most_common())
+        raise CatalogError(
+            f"none of {sum(learned.pixels.codes.values()):,} images can be used: {codes}",
+            hint="catvec run CATALOG and catvec failures say what is wrong with each",
+        )
+    if len({title.casefold() for title in learned.titles}) < 2:
+        raise CatalogError(
+            f"all {len(learned.pairs):,} images have the title {learned.titles[0]!r}, expected different ones",
+            hint="images are told apart by their titles; --title-column names another column",
+        )
+
+
+def _prepare(job: Job, start: Start, learned: Part, judged: Part) -> tuple[ContrastiveTrainer, Callable[[], Any]]:
+    """The trainer, and what gives the model as it is to be saved when it is done."""
+    from pipeline.train.objective import Objective
+    from pipeline.train.recall import choose_judge
+    from pipeline.train.tokens import tokenize_titles
+    from pipeline.train.trainer import Batches, Reporter, make_trainer, plan_steps
+    from pipeline.train.tune import prepare
+
+    settings, around = job.settings, job.around
+    finish = prepare(start.model, settings.tune, device=job.device)
+    objective = Objective(start.model, start.preprocess, device=job.device, chunk_size=settings.chunk_size)
+    batches = Batches(
+        images=learned.pixels.images,
+        rows=learned.pixels.rows,
+        titles=tokenize_titles(start.tokenizer, learned.titles),
+        seed=settings.seed,
+        augment=settings.augment,
+    )
+    judge = choose_judge(judged.pixels, judged.titles, start.tokenizer, job.device, settings.seed)
+    plan = plan_steps(settings, len(batches), learning_rate=job.rate, precision=job.precision, device=job.device)
+    _tell_plan(job, plan, learned, has_judge=judge is not None)
+    reporter = Reporter(objective, plan, progress=around.progress, stop=around.stop, tell=around.tell)
+    trainer = make_trainer(
+        objective, batches, judge, plan, settings=settings, folder=job.work.checkpoints, reporter=reporter
+    )
+    return trainer, finish
+
+
+def _tell_plan(job: Job, plan: Plan, learned: Part, *, has_judge: bool) -> None:
+    tell = job.around.tell
+    if plan.batch_size < job.settings.batch_size:
+        tell(f"there are {plan.batch_size:,} images to learn from, fewer than a batch of {job.settings.batch_size:,}")
+    if not has_judge:
+        tell("too few products are kept apart to judge on: there is no Recall@1, and no early end")
+    tell(
+        f"learning from {len(learned.pairs):,} images of {len(learned.products):,} products: {plan.steps:,} steps of "
+        f"{plan.batch_size:,} on {job.device} in {job.precision}"
+    )
+
+
+def _run(job: Job, trainer: ContrastiveTrainer) -> None:
+    """Train to the end, from the last checkpoint if there is one. Raises KeyboardInterrupt when asked to stop."""
+    from pipeline.models.encoder import is_out_of_memory
+    from pipeline.models.weights import brief, quiet
+
+    last = last_checkpoint(job.work.checkpoints)
+    if last is not None:
+        job.around.tell(f"going on after step {step_of(last):,}")
+    job.around.progress.begin("training")
+    try:
+        with quiet(), job.around.stop.draining():
+            trainer.train(resume_from_checkpoint=str(last) if last else None)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        batch_size = trainer.args.per_device_train_batch_size
+        smaller = max(1, (job.settings.chunk_size or batch_size) // 4)
+        raise ModelError(
+            f"a batch of {batch_size:,} does not fit into the memory of {job.device}: {brief(error)}",
+            hint=f"--chunk-size {smaller} computes it in parts, with the same result",
+        ) from error
+    if job.around.stop.is_asked() and trainer.state.global_step < trainer.state.max_steps:
+        raise KeyboardInterrupt

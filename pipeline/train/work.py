@@ -1,0 +1,150 @@
+"""What a training keeps beside its output until it is done: FOLDER.training.
+
+settings.json      what decides the outcome; the same command goes on, another is refused
+start/             the model it began with, when that is a new one
+train/ validation/ the pixels
+checkpoints/       the best and the last
+model/             the output while it is written; renamed when it is whole
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import ConfigError, LockedError
+from pipeline.files import write_atomically
+from pipeline.train.record import RECORD, read_record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from pipeline.train.record import Record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """The output and what belongs to it while it is made."""
+
+    output: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.output.with_name(f"{self.output.name}.training")
+
+    @property
+    def start(self) -> Path:
+        return self.folder / "start"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model"
+
+    @contextmanager
+    def begun(self, decisive: Mapping[str, Any], *, restart: bool) -> Iterator[None]:
+        """Take up the training that was begun here, or begin one, and keep others away meanwhile.
+
+        Raises ConfigError when it is another one, LockedError when another command is at it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with _locked(self.folder):
+            self._begin(decisive, restart=restart)
+            yield
+
+    def _begin(self, decisive: Mapping[str, Any], *, restart: bool) -> None:
+        note = self.folder / "settings.json"
+        if restart:
+            for gone in (self.start, self.checkpoints, self.model):
+                shutil.rmtree(gone, ignore_errors=True)
+            note.unlink(missing_ok=True)
+        if note.is_file():
+            known = _read_object(note)
+            hint = "the command it was begun with goes on; --restart forgets it, or choose another --output"
+            refuse_others(known, decisive, f"the training in {str(self.folder)!r} was begun", hint)
+            return
+        write_atomically(note, json.dumps(decisive, indent=2, ensure_ascii=False))
+
+    def finish(self) -> None:
+        """Put the whole model where it belongs, in one step, and forget the rest."""
+        if self.output.is_dir():
+            self.output.rmdir()  # empty, or it would have been refused
+        self.model.rename(self.output)
+        shutil.rmtree(self.folder)
+
+
+def refuse_others(known: Mapping[str, Any], decisive: Mapping[str, Any], what: str, hint: str) -> None:
+    """Raise ConfigError that names the first thing that was otherwise when `what` happened."""
+    for name in sorted({*known, *decisive}, key=str):
+        if known.get(name) != decisive.get(name):
+            raise ConfigError(f"{what} with {name} {known.get(name)!r}, now it is {decisive.get(name)!r}", hint=hint)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    import fcntl
+
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LockedError(
+                f"another training is at work in {str(folder)!r}", hint="wait for it, or choose another --output"
+            ) from error
+        yield
+
+
+def find_finished(output: Path) -> Record | None:
+    """What a finished training says of itself; None when there is nothing yet.
+
+    Raises ConfigError when something else is there, or it is damaged.
+    """
+    if not output.exists():
+        return None
+    if not output.is_dir():
+        raise ConfigError(f"--output is {str(output)!r}, which is a file, expected a folder that does not exist yet")
+    names = sorted(path.name for path in output.iterdir())
+    if RECORD in names:
+        return read_record(output / RECORD)
+    if names:
+        shown = ", ".join(map(repr, names[:3])) + (" …" if len(names) > 3 else "")
+        raise ConfigError(
+            f"--output is {str(output)!r}, which holds {shown}, expected a folder that does not exist yet",
+            hint="nothing is overwritten: choose another --output",
+        )
+    return None
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; an empty one when it is damaged, which equals nothing."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end: what the Trainer writes last is its state."""
+    found = sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True)
+    return next((checkpoint for checkpoint in found if _is_whole(checkpoint)), None)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step that a checkpoint was made at."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
