@@ -124,7 +124,8 @@ def _mean_vectors(encoder: Encoder, attribute: Attribute, words: Sequence[tuple[
                 f"model {encoder.spec.name!r} gives no usable vector for {some[0]!r} of attribute {attribute.name!r}",
                 hint="try --precision fp32; if that does not help, the weights are damaged",
             )
-    return (means / lengths).astype(np.float32)
+    units: NDArray[np.float32] = (means / lengths).astype(np.float32)
+    return units
 
 
 def _read_text(path: Path) -> str:
@@ -156,7 +157,7 @@ def _parse_yaml(text: str) -> Any:
     """Plain values, with mappings as pairs. Raises ValueError and RecursionError."""
     import yaml
 
-    class Loader(yaml.SafeLoader):
+    class Loader(yaml.SafeLoader):  # type: ignore[misc] # PyYAML has no types
         """Constructors are added to a class, and must not be to PyYAML's own."""
 
     Loader.add_constructor(

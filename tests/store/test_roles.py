@@ -492,7 +492,7 @@ def test_the_first_switch_is_the_owners(nightly: Nightly, healthy: Healthy, capl
 
 def test_an_older_database_is_the_owners(nightly: Nightly, healthy: Healthy) -> None:
     healthy.execute("UPDATE catvec_store.alembic_version SET version_num = '0001'")
-    owner, newest = healthy.parts["user"], "0004"
+    owner, newest = healthy.parts["user"], "0005"
 
     for command in (["run", nightly.folder / "catalog.csv"], ["db", "migrate"]):
         assert nightly.catvec(*command, "--db", login(healthy.url, WRITER)).complaint() == (
