@@ -53,7 +53,8 @@ def calibrate(
     The errors are measured crosswise: each half by the temperature of the other.
     """
     logits = judge.logits(vectors).astype(np.float64)
-    halves = np.arange(len(truth)) % 2
+    # not by their order: ids may be in that of a label
+    halves = np.random.default_rng(0).permutation(len(truth)) % 2
     before = to_probabilities(logits, is_exclusive=judge.is_exclusive)
     after = np.empty_like(before)
     for half in (0, 1):

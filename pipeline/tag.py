@@ -13,21 +13,18 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from pipeline.errors import ConfigError, ModelError
-from pipeline.judging import choose_labels, zero_shot_judge
+from pipeline.judging import Judge, choose_labels, zero_shot_judge
+from pipeline.known import read_known
 from pipeline.labels import Attribute, read_labels
+from pipeline.models.head import SUFFIX, Head, read_head
 from pipeline.search import load_stored_encoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
     from pipeline.calibration import Calibration
-    from pipeline.judging import Judge
     from pipeline.search import EncoderChoice
     from pipeline.store.connect import Connection, Session
     from pipeline.store.models import StoredModel
@@ -83,7 +80,7 @@ def tag(
     calibrate: Mapping[str, str],
     report: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Tagging:
-    """Bring the tags of a labels file up to date under a stored model.
+    """Bring the tags of a labels file, or of a trained head, up to date under a stored model.
 
     `calibrate` names attributes of the file, and the attribute of the catalog that holds the truth for each. `report`
     is told how many products of how many are done. Raises CatvecError.
@@ -95,11 +92,13 @@ def tag(
     from pipeline.store.tags import take_lock
 
     began = time.monotonic()
-    attributes = read_labels(source)
-    _check_calibrated([attribute.name for attribute in attributes], calibrate, source)
+    asked = read_source(source)
+    _check_calibrated(
+        [asked.attribute] if isinstance(asked, Head) else [one.name for one in asked], calibrate, source
+    )
     with open_current(url) as session:
         stored = choose_model(session.connection(), choice.model)
-    panel = _labels_panel(attributes, stored, choice)
+    panel = _head_panel(asked, stored) if isinstance(asked, Head) else _labels_panel(asked, stored, choice)
     with Session(url, on_connect=partial(take_lock, model=stored)) as session:
         require_session(session.connection(), url)  # for the lock
         calibrations = _calibrate(session, stored, panel, calibrate)
@@ -126,6 +125,11 @@ def tag(
         ),
         calibrations=calibrations,
     )
+
+
+def read_source(path: Path) -> Head | tuple[Attribute, ...]:
+    """A head when it is named so, else a labels file. Raises ModelError, or ConfigError."""
+    return read_head(path) if path.suffix == SUFFIX else read_labels(path)
 
 
 def drop(url: str, attributes: Sequence[str], model: str | None) -> str:
@@ -178,6 +182,34 @@ def _labels_panel(attributes: Sequence[Attribute], stored: StoredModel, choice: 
     return _Panel(questions=tuple(map(_question_of, attributes)), seat=cache(seat))
 
 
+def _head_panel(head: Head, stored: StoredModel) -> _Panel:
+    """Raises ModelError unless the head was trained on vectors of this very model (law 6)."""
+    from pipeline.store.tags import Question
+
+    trained_on = (head.source, head.revision, head.fingerprint, head.dims)
+    if trained_on != (stored.source, stored.revision, stored.fingerprint, stored.dims):
+        raise ModelError(
+            f"the head of {head.attribute!r} was trained on another model ({head.source}, {head.revision[:19]}, "
+            f"{head.dims} dimensions) than {stored.name!r} ({stored.source}, {stored.revision[:19]}, {stored.dims})",
+            hint=f"name its model with --model, or train a head on this one: catvec train --head {head.attribute}",
+        )
+    judge = Judge(
+        attribute=head.attribute,
+        labels=head.labels,
+        layers=head.layers,
+        is_exclusive=True,
+        threshold=head.threshold,
+    )
+    question = Question(
+        attribute=head.attribute,
+        labels=head.labels,
+        question=head.digest,
+        threshold=head.threshold,
+        temperature=None,
+    )
+    return _Panel(questions=(question,), seat=lambda: [judge])
+
+
 def _question_of(attribute: Attribute) -> Question:
     from pipeline.store.tags import Question
 
@@ -211,40 +243,6 @@ def _calibrate_one(session: Session, model: StoredModel, judge: Judge, name: str
             hint="labels and values are compared as they are written, but for upper and lower case",
         )
     return calibrate(judge, known.vectors, known.truth, name=name, left_out=known.left_out)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Known:
-    """Products whose value of an attribute is one of the labels: their ids, unit vectors float32 [P, D], and the
-    numbers int64 [P] of their labels. `left_out` have another value."""
-
-    product_ids: list[str]
-    vectors: NDArray[np.float32]
-    truth: NDArray[np.int64]
-    left_out: int
-
-
-def read_known(session: Session, model: StoredModel, attribute: str, labels: Sequence[str]) -> Known:
-    """The products with a vector and a known label, by the catalog's values; upper and lower case are the same."""
-    from pipeline.store.tags import read_truth, read_vectors
-
-    numbers = {label.casefold(): number for number, label in enumerate(labels)}
-    values = dict(session.run(partial(read_truth, attribute=attribute)))
-    wanted = {
-        product: numbers[key] for product, value in values.items() if (key := value.strip().casefold()) in numbers
-    }
-    ids = list(wanted)
-    pages = [
-        session.run(partial(read_vectors, model=model, product_ids=ids[start : start + PAGE]))
-        for start in range(0, len(ids), PAGE)
-    ]
-    found = [product for page in pages for product in page.product_ids]
-    return Known(
-        product_ids=found,
-        vectors=np.concatenate([np.empty((0, model.dims), dtype=np.float32), *(page.vectors for page in pages)]),
-        truth=np.array([wanted[product] for product in found], dtype=np.int64),
-        left_out=len(values) - len(wanted),
-    )
 
 
 def _set_temperatures(

@@ -25,5 +25,5 @@ class Scoring:
 def read_scoring(model: Any) -> Scoring:
     """What a transformers model learned; CLIP's when it says nothing. Read it before the weights lose precision."""
     log_scale, bias = getattr(model, "logit_scale", None), getattr(model, "logit_bias", None)
-    scale = math.exp(float(log_scale)) if log_scale is not None else LARGEST_SCALE
-    return Scoring(scale=scale, bias=None if bias is None else float(bias))
+    scale = math.exp(log_scale.item()) if log_scale is not None else LARGEST_SCALE
+    return Scoring(scale=scale, bias=None if bias is None else bias.item())
