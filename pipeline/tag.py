@@ -65,7 +65,7 @@ class Tagging:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Panel:
+class Panel:
     """Who judges: the questions, at the judges' own temperature, and the judges, for which a model may be loaded."""
 
     questions: tuple[Question, ...]
@@ -85,13 +85,9 @@ def tag(
     `calibrate` names attributes of the file, and the attribute of the catalog that holds the truth for each. `report`
     is told how many products of how many are done. Raises CatvecError.
     """
-    from pipeline.store.connect import Session
     from pipeline.store.migrate import open_current
     from pipeline.store.models import choose_model
-    from pipeline.store.pooler import require_session
-    from pipeline.store.tags import take_lock
 
-    began = time.monotonic()
     asked = read_source(source)
     _check_calibrated(
         [asked.attribute] if isinstance(asked, Head) else [one.name for one in asked], calibrate, source
@@ -99,6 +95,23 @@ def tag(
     with open_current(url) as session:
         stored = choose_model(session.connection(), choice.model)
     panel = _head_panel(asked, stored) if isinstance(asked, Head) else _labels_panel(asked, stored, choice)
+    return tag_by(url, stored, panel, calibrate=calibrate, report=report)
+
+
+def tag_by(
+    url: str,
+    stored: StoredModel,
+    panel: Panel,
+    *,
+    calibrate: Mapping[str, str],
+    report: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Tagging:
+    """The same with judges that are at hand. Raises LockedError while others tag under this model, CatvecError."""
+    from pipeline.store.connect import Session
+    from pipeline.store.pooler import require_session
+    from pipeline.store.tags import count_tags, refresh_statistics, take_lock
+
+    began = time.monotonic()
     with Session(url, on_connect=partial(take_lock, model=stored)) as session:
         require_session(session.connection(), url)  # for the lock
         calibrations = _calibrate(session, stored, panel, calibrate)
@@ -110,7 +123,9 @@ def tag(
             session.run(partial(_tag_page, model=stored, page=page, judges=_set_judges(panel, questions, editions)))
         report(len(work.pieces), len(work.pieces))
         anew = session.run(partial(_finish, model=stored, editions=editions))
-        counts = session.run(partial(_count, editions=editions))
+        if work.pieces:
+            session.run(refresh_statistics)
+        counts = session.run(partial(count_tags, editions=list(editions.values())))
     seconds = time.monotonic() - began
     return Tagging(
         model=stored.name,
@@ -168,7 +183,7 @@ def _check_calibrated(attributes: Sequence[str], calibrate: Mapping[str, str], s
             )
 
 
-def _labels_panel(attributes: Sequence[Attribute], stored: StoredModel, choice: EncoderChoice) -> _Panel:
+def _labels_panel(attributes: Sequence[Attribute], stored: StoredModel, choice: EncoderChoice) -> Panel:
     if not stored.has_text:
         raise ModelError(
             f"model {stored.name!r} has no text side, so it cannot judge by words",
@@ -179,10 +194,10 @@ def _labels_panel(attributes: Sequence[Attribute], stored: StoredModel, choice: 
         encoder = load_stored_encoder(stored, choice)
         return [zero_shot_judge(encoder, attribute) for attribute in attributes]
 
-    return _Panel(questions=tuple(map(_question_of, attributes)), seat=cache(seat))
+    return Panel(questions=tuple(map(_question_of, attributes)), seat=cache(seat))
 
 
-def _head_panel(head: Head, stored: StoredModel) -> _Panel:
+def _head_panel(head: Head, stored: StoredModel) -> Panel:
     """Raises ModelError unless the head was trained on vectors of this very model (law 6)."""
     from pipeline.store.tags import Question
 
@@ -207,7 +222,7 @@ def _head_panel(head: Head, stored: StoredModel) -> _Panel:
         threshold=head.threshold,
         temperature=None,
     )
-    return _Panel(questions=(question,), seat=lambda: [judge])
+    return Panel(questions=(question,), seat=lambda: [judge])
 
 
 def _question_of(attribute: Attribute) -> Question:
@@ -225,7 +240,7 @@ def _question_of(attribute: Attribute) -> Question:
 
 
 def _calibrate(
-    session: Session, model: StoredModel, panel: _Panel, wanted: Mapping[str, str]
+    session: Session, model: StoredModel, panel: Panel, wanted: Mapping[str, str]
 ) -> tuple[Calibration, ...]:
     judges = {judge.attribute: judge for judge in panel.seat()} if wanted else {}
     return tuple(_calibrate_one(session, model, judges[name], truth) for name, truth in wanted.items())
@@ -246,7 +261,7 @@ def _calibrate_one(session: Session, model: StoredModel, judge: Judge, name: str
 
 
 def _set_temperatures(
-    session: Session, model: StoredModel, panel: _Panel, calibrations: Sequence[Calibration]
+    session: Session, model: StoredModel, panel: Panel, calibrations: Sequence[Calibration]
 ) -> list[Question]:
     """The questions with the temperatures just found, or found before for the same question."""
     from pipeline.store.tags import list_editions
@@ -275,7 +290,7 @@ def _begin(session: Session, model: StoredModel, questions: Sequence[Question]) 
     return session.run(begin)
 
 
-def _set_judges(panel: _Panel, questions: Sequence[Question], editions: Mapping[str, int]) -> dict[int, Judge]:
+def _set_judges(panel: Panel, questions: Sequence[Question], editions: Mapping[str, int]) -> dict[int, Judge]:
     """The judges by edition, at the questions' temperatures and thresholds."""
     judges = {judge.attribute: judge for judge in panel.seat()}
     return {
@@ -315,9 +330,3 @@ def _finish(connection: Connection, *, model: StoredModel, editions: Mapping[str
     anew = {name: attribute_id for name, attribute_id in editions.items() if attribute_id in filled}
     make_current(connection, model, anew)
     return set(anew)
-
-
-def _count(connection: Connection, *, editions: Mapping[str, int]) -> dict[str, dict[str, int]]:
-    from pipeline.store.tags import count_tags
-
-    return count_tags(connection, list(editions.values()))

@@ -27,9 +27,14 @@ BEGIN
         array_to_string(tagged.labels[:20] || CASE WHEN cardinality(tagged.labels) > 20 THEN '…'::text END, ', ')
       USING ERRCODE = '22023';
   END IF;
-  RETURN format(' AND EXISTS (SELECT FROM catvec.tag_rows t WHERE t.attribute_id = %s AND t.label = ANY (%L)'
+  -- of one label, the primary key says that no product has it twice: then what is wanted is read and no more
+  RETURN format(' AND EXISTS (SELECT FROM catvec.tag_rows t WHERE t.attribute_id = %s AND t.label %s'
                 ' AND t.product_id = p.product_id)',
-                tagged.attribute_id, ARRAY(SELECT jsonb_array_elements_text(choices)));
+                tagged.attribute_id,
+                CASE jsonb_array_length(choices)
+                  WHEN 1 THEN format('= %L', choices ->> 0)
+                  ELSE format('= ANY (%L)', ARRAY(SELECT jsonb_array_elements_text(choices)))
+                END);
 END
 $$;
 

@@ -45,7 +45,7 @@ ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA catvec_store GRANT SELECT, I
 
 # for ANALYZE after a load; older servers keep that to the owner, and autovacuum does it later
 MAINTAIN = """
-GRANT MAINTAIN ON catvec_store.products, catvec_store.images TO {role};
+GRANT MAINTAIN ON catvec_store.products, catvec_store.images, catvec_store.product_tags TO {role};
 ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA catvec_store GRANT MAINTAIN ON TABLES TO {role}
 """
 MAINTAIN_SINCE = 170000
