@@ -32,6 +32,7 @@ from pipeline.commands.neighbours import neighbours_app
 from pipeline.commands.outcome import exit_code_of
 from pipeline.commands.queries import embed_text, queries_app
 from pipeline.commands.run import plan, run
+from pipeline.commands.tag import tag
 from pipeline.commands.terminal import print_data, say_error
 from pipeline.commands.train import train
 from pipeline.errors import CatvecError
@@ -51,6 +52,7 @@ app.command()(load)
 app.command()(export)
 app.command()(search)
 app.command()(similar)
+app.command()(tag)
 app.command()(embed_text)
 app.add_typer(queries_app, name="queries")
 app.command()(status)

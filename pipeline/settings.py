@@ -325,6 +325,24 @@ class TrainSettings:
             )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadSettings:
+    """How `catvec train --head` fits a classifier of one attribute on stored vectors."""
+
+    attribute: str
+    output: Path | None = setting(None, "file of the head; else ATTRIBUTE.safetensors here")
+    hidden: int | None = setting(None, "units of a hidden layer; else none: a linear probe")
+    threshold: float = setting(0.5, "probability below which catvec tag says unknown, 0 to 1")
+    seed: int = setting(0, "seed of the split into products to learn from and products to judge on")
+
+    def __post_init__(self) -> None:
+        _check(self, hidden=1, threshold=0, seed=0)
+        if not self.threshold <= 1:
+            raise ConfigError(f"--threshold is {self.threshold!r}, expected 0 to 1")
+        if not self.attribute.strip():
+            raise ConfigError("--head names no attribute", hint="for example --head category")
+
+
 def plain_fields(kind: type) -> list[str]:
     """The names of the fields of a settings record that are set one by one."""
     return [entry.name for entry in fields(kind) if "help" in entry.metadata]

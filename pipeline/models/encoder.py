@@ -24,6 +24,7 @@ from pipeline.models.device import choose_placements
 from pipeline.models.folder import has_tokenizer
 from pipeline.models.preprocess import read_preprocess
 from pipeline.models.registry import model_name
+from pipeline.models.scoring import read_scoring
 from pipeline.models.self_test import draw_test_image
 from pipeline.models.source import find_model
 from pipeline.models.text import Tokenizer, load_tokenizer
@@ -57,7 +58,8 @@ class Encoder:
     `reference` is the unit vector float32 [D] of the self-test's image, from this model in fp32 on the CPU.
     `batch_size` is how many images to hand over at once: it shrinks when the device's memory does not suffice.
     `was_halved` says so. `threads` is how many of the caller's threads keep the device busy. `eager` are the model's
-    own features, and `compiled` may stand for them in full batches.
+    own features, and `compiled` may stand for them in full batches. `scoring` is how the model turns similarities into
+    probabilities.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Encoder:
         self.was_halved = False
         self.threads = 2 if placement.device.startswith("cuda") else 1
         self.reference = reference
+        self.scoring = read_scoring(model)
         self._folder = folder
         self._dtype: torch.dtype = getattr(torch, _DTYPES[placement.precision])
         self._model = _move(model, placement.device, self._dtype)

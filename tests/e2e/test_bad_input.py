@@ -275,7 +275,12 @@ def test_questions_that_cannot_be_answered(catvec: Catvec, unchanged: Healthy, t
             "see: catvec models",
         ),
         (["search", " "], 2, "the text to search for is empty", None),
-        (["search"], 2, "give either words or --image FILE", 'for example: catvec search "red dress"'),
+        (
+            ["search"],
+            2,
+            "nothing to look for: give words, --image FILE or --like PRODUCT_ID",
+            'for example: catvec search "red dress" --minus striped',
+        ),
         (
             ["search", "--image", tmp_path / "no.jpg"],
             2,

@@ -68,6 +68,7 @@ def docs_shop(shop: Shop, database_url: str) -> Shop:
         " SELECT 'summer dresses', model_id, '[1,0,0,0]'"
         "  FROM catvec_store.models"
     )
+    shop.tag(model, "colour", {"SKU-1": "navy", "SKU-2": "navy", "SKU-3": "red"})
     return shop
 
 

@@ -45,6 +45,7 @@ OWNERS = {
     "transformers": ("models", "train"),
     "typer": ("commands", "cli"),
     "uvloop": ("engine",),
+    "yaml": ("labels",),
     "yarl": ("images",),
 }
 """which rooms may import a library; a library that is not here may be imported everywhere"""
