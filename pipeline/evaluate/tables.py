@@ -1,0 +1,60 @@
+"""What was measured as tables of words, for the terminal and the page alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.evaluate.gallery import Coverage
+    from pipeline.evaluate.metrics import Estimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """`right` numbers the columns of numbers, `spare` those that a narrow terminal can do without."""
+
+    title: str
+    headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    right: tuple[int, ...] = ()
+    spare: tuple[int, ...] = ()
+
+
+def show(value: float | None, *, digits: int = 3) -> str:
+    """0.412 · 12.5 · 12: shares with three digits, ranks with as few as they need."""
+    if value is None:
+        return "–"
+    return f"{value:,.{digits}f}" if abs(value) <= 1 and digits else f"{value:,.1f}".removesuffix(".0")
+
+
+def show_interval(estimate: Estimate) -> str:
+    """0.380–0.441, or to with negative numbers in it."""
+    between = " to " if min(estimate.low, estimate.high) < 0 else "–"
+    return f"{show(estimate.low)}{between}{show(estimate.high)}"
+
+
+def show_p(p: float) -> str:
+    """0.0312, or below what the test can tell."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def warn_of_trained(coverage: Coverage, model: str) -> tuple[str, ...]:
+    """What must stand beside every number when a model is judged by what it was trained on."""
+    if not coverage.trained:
+        return ()
+    return (
+        f"model {model} was trained on {coverage.trained:,} of these {coverage.products:,} products: "
+        "the numbers say little about products that it has not seen",
+    )
+
+
+def say_coverage(coverage: Coverage) -> str:
+    """Which products were judged, in one sentence."""
+    left_out = []
+    if coverage.left_out_trained:
+        left_out.append(f"{coverage.left_out_trained:,} that were trained on")
+    if coverage.left_out_textless:
+        left_out.append(f"{coverage.left_out_textless:,} without a text")
+    judged = f"{coverage.products:,} products with {coverage.images:,} images"
+    return f"judged by {judged}" + (f"; left out are {' and '.join(left_out)}" if left_out else "")
