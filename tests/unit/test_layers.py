@@ -42,6 +42,7 @@ OWNERS = {
     "transformers": ("models",),
     "typer": ("commands", "cli"),
     "uvloop": ("engine",),
+    "yaml": ("labels",),
     "yarl": ("images",),
 }
 """which rooms may import a library; a library that is not here may be imported everywhere"""
