@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import compress
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -68,10 +69,10 @@ class Gallery:
         counts = self.image_counts
         images = np.repeat(wanted, counts)
         return Gallery(
-            product_ids=[self.product_ids[place] for place in np.flatnonzero(wanted)],
-            titles=[self.titles[place] for place in np.flatnonzero(wanted)],
-            values=[self.values[place] for place in np.flatnonzero(wanted)],
-            urls=[self.urls[place] for place in np.flatnonzero(images)],
+            product_ids=list(compress(self.product_ids, wanted)),
+            titles=list(compress(self.titles, wanted)),
+            values=list(compress(self.values, wanted)),
+            urls=list(compress(self.urls, images)),
             vectors=self.vectors[images],
             starts=_starts(counts[wanted]),
         )
@@ -79,8 +80,9 @@ class Gallery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coverage:
-    """Which products were judged, and how many were left out of those with a vector: trained on, or for want of a text.
+    """Which products were judged, and how many were left out of those with a vector.
 
+    They were trained on, or have no right answer: no title, or nothing that is a label.
     `trained` of `products` were trained on; None when the model's folder does not say what it was trained on.
     """
 
@@ -88,7 +90,7 @@ class Coverage:
     images: int
     trained: int | None
     left_out_trained: int
-    left_out_textless: int
+    left_out_unanswered: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -210,14 +212,14 @@ def leave_out_trained(judged: Judged, *, include: bool) -> tuple[Judged, int]:
     return judged.keep(~judged.trained), int(judged.trained.sum())
 
 
-def cover(judged: Judged, *, left_out_trained: int, left_out_textless: int) -> Coverage:
+def cover(judged: Judged, *, left_out_trained: int, left_out_unanswered: int) -> Coverage:
     """What was judged, when all that is left out is."""
     return Coverage(
         products=len(judged.gallery),
         images=len(judged.gallery.urls),
         trained=None if judged.trained is None else int(judged.trained.sum()),
         left_out_trained=left_out_trained,
-        left_out_textless=left_out_textless,
+        left_out_unanswered=left_out_unanswered,
     )
 
 

@@ -1,4 +1,4 @@
-"""From ranks and differences to numbers, and how sure they are. Plain NumPy, seeded: the same input, the same answer."""
+"""From ranks and differences to numbers, and how sure they are: plain NumPy, and seeded."""
 
 from __future__ import annotations
 
@@ -49,9 +49,7 @@ def estimate(ranks: NDArray[np.int64], *, seed: int) -> Mapping[str, Estimate]:
     return _estimates(measure(ranks), drawn)
 
 
-def estimate_difference(
-    first: NDArray[np.int64], second: NDArray[np.int64], *, seed: int
-) -> Mapping[str, Estimate]:
+def estimate_difference(first: NDArray[np.int64], second: NDArray[np.int64], *, seed: int) -> Mapping[str, Estimate]:
     """Each of MEASURES of `second` minus that of `first`, ranks [N] of the same queries, drawn together."""
     drawn = np.array([measure(second[draw]) - measure(first[draw]) for draw in _draws(len(first), seed)])
     return _estimates(measure(second) - measure(first), drawn)
@@ -94,7 +92,7 @@ def sign_flip_p(differences: NDArray[np.float64], *, seed: int) -> float:
         packed = generator.integers(0, 256, (flips, -(-len(differences) // 8)), dtype=np.uint8)
         # the sum of what keeps its sign, twice, less all: that of what keeps it less that of what changes it
         kept = np.unpackbits(packed, axis=1, count=len(differences)).astype(np.float32) @ differences
-        as_large += np.count_nonzero(np.abs(2 * kept - total) >= abs(total) * (1 - 1e-9))
+        as_large += int(np.count_nonzero(np.abs(2 * kept - total) >= abs(total) * (1 - 1e-9)))
     return float((1 + as_large) / (1 + FLIPS))
 
 

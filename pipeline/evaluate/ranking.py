@@ -40,7 +40,10 @@ class Ranks:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Ranked:
-    """Products of a gallery, their texts [T] and the vectors [T, D] of these, which text each has, int64 [P]; ranks."""
+    """Products, the texts [T] they are told apart by with their vectors [T, D], and their ranks.
+
+    `text_of` int64 [P] is the text of each product.
+    """
 
     gallery: Gallery
     texts: Sequence[str]
@@ -52,7 +55,7 @@ class Ranked:
 def rank(
     gallery: Gallery, text_vectors: NDArray[np.float32], text_of: NDArray[np.int64], progress: Progress
 ) -> Ranks:
-    """Compare every text with every image. Each text must be some product's."""
+    """Compare every text with every image; the rank of a text that no product has means nothing."""
     own = _own_similarities(gallery, text_vectors, text_of) - SAME
     products = np.ones(len(gallery), dtype=np.int64)
     texts = np.empty(len(text_vectors), dtype=np.int64)

@@ -6,6 +6,7 @@ each product is asked, and right is its title among all of them. docs/evaluation
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -15,7 +16,7 @@ from pipeline.errors import ConfigError
 from pipeline.evaluate.gallery import cover, encode_texts, leave_out_trained, open_judged
 from pipeline.evaluate.metrics import MEASURES, SHARES, estimate
 from pipeline.evaluate.ranking import Ranked, rank
-from pipeline.evaluate.tables import Table, show, show_interval, warn_of_trained
+from pipeline.evaluate.tables import Table, say_coverage, show, show_interval, warn_of_trained
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 MOST_GROUPS: Final = 100
 """values of an attribute that can be told apart on a screen; one with more is rather a number or an id"""
 DIRECTIONS: Final = {"text_to_image": "text → image", "image_to_text": "image → text"}
+SCORES: Final = (*SHARES, *(f"{key}.{name}" for key in DIRECTIONS for name in SHARES))
+"""what --fail-under can ask for; without a direction it is the lesser of both"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,22 +68,24 @@ class Retrieval:
     warnings: tuple[str, ...]
 
     @property
+    def summary(self) -> str:
+        """Which products were judged."""
+        return f"model {self.model}, {say_coverage(self.coverage)}"
+
+    @property
     def scores(self) -> Mapping[str, float]:
-        """What --fail-under can ask for: recall@1 is the lesser of both directions."""
-        named = score_names(self)
+        """Those of SCORES, and of each group with its value before it: colour=red:recall@1."""
+        named = score({key: getattr(self, key).measures for key in DIRECTIONS})
         for group in self.groups:
-            named |= {f"{self.by}={group.value}:{name}": value for name, value in score_names(group).items()}
+            of_group = score({key: getattr(group, key).measures for key in DIRECTIONS})
+            named |= {f"{self.by}={group.value}:{name}": value for name, value in of_group.items()}
         return named
 
 
-def score_names(measured: Retrieval | Group) -> dict[str, float]:
-    """The SHARES of each direction, and under their bare names the lesser of both."""
-    named = {}
-    for name in SHARES:
-        values = {key: getattr(measured, key).measures[name].value for key in DIRECTIONS}
-        named[name] = min(values.values())
-        named |= {f"{key}.{name}": value for key, value in values.items()}
-    return named
+def score(directions: Mapping[str, Mapping[str, Estimate]]) -> dict[str, float]:
+    """The values of SCORES."""
+    named = {name: min(measures[name].value for measures in directions.values()) for name in SHARES}
+    return named | {f"{key}.{name}": measures[name].value for key, measures in directions.items() for name in SHARES}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -101,7 +106,7 @@ def evaluate_retrieval(url: str, question: Question, *, by: str | None, progress
     judged, untitled = leave_out_untitled(judged)
     groups = _group(judged.gallery, by) if by is not None else {}
     ranked = rank_titles(judged.gallery, judged.encoder, progress)
-    coverage = cover(judged, left_out_trained=trained, left_out_textless=untitled)
+    coverage = cover(judged, left_out_trained=trained, left_out_unanswered=untitled)
     progress.begin("resampling")
     retrieval = Retrieval(
         model=judged.model.name,
@@ -138,13 +143,14 @@ def leave_out_untitled(judged: Judged) -> tuple[Judged, int]:
 
 
 def rank_titles(gallery: Gallery, encoder: Encoder, progress: Progress) -> Ranked:
-    """Rank the titles of the products, of which each has one, among the products, and the products among the titles."""
-    texts, text_of = np.unique(np.array(gallery.titles, dtype=object), return_inverse=True)
-    text_vectors = encode_texts(encoder, list(texts), progress)
+    """Rank titles and products among each other; every product of the gallery has a title."""
+    unique, text_of = np.unique(np.array(gallery.titles, dtype=object), return_inverse=True)
+    texts: list[str] = unique.tolist()
+    text_vectors = encode_texts(encoder, texts, progress)
     progress.begin("comparing texts with images")
     return Ranked(
         gallery=gallery,
-        texts=list(texts),
+        texts=texts,
         text_vectors=text_vectors,
         text_of=text_of,
         ranks=rank(gallery, text_vectors, text_of, progress),
@@ -154,12 +160,13 @@ def rank_titles(gallery: Gallery, encoder: Encoder, progress: Progress) -> Ranke
 def _group(gallery: Gallery, by: str) -> Mapping[str | None, NDArray[np.bool_]]:
     """Which products [P] have each value, the largest group first. Raises ConfigError when they are too many."""
     values = np.array(gallery.values, dtype=object)
-    names = sorted(set(gallery.values), key=lambda value: (value is None, -np.count_nonzero(values == value), value))
-    if len(names) > MOST_GROUPS:
+    counts = Counter(gallery.values)
+    if len(counts) > MOST_GROUPS:
         raise ConfigError(
-            f"attribute {by!r} has {len(names):,} values, expected at most {MOST_GROUPS} to report one by one",
+            f"attribute {by!r} has {len(counts):,} values, expected at most {MOST_GROUPS} to report one by one",
             hint="take an attribute that parts the products into few groups",
         )
+    names = sorted(counts, key=lambda value: (value is None, -counts[value], value))
     return {name: values == name for name in names}
 
 

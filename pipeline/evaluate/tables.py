@@ -54,7 +54,7 @@ def say_coverage(coverage: Coverage) -> str:
     left_out = []
     if coverage.left_out_trained:
         left_out.append(f"{coverage.left_out_trained:,} that were trained on")
-    if coverage.left_out_textless:
-        left_out.append(f"{coverage.left_out_textless:,} without a text")
+    if coverage.left_out_unanswered:
+        left_out.append(f"{coverage.left_out_unanswered:,} without a right answer")
     judged = f"{coverage.products:,} products with {coverage.images:,} images"
     return f"judged by {judged}" + (f"; left out are {' and '.join(left_out)}" if left_out else "")

@@ -51,7 +51,8 @@ class Encoder:
 
     `reference` is the unit vector float32 [D] of the self-test's image, from this model in fp32 on the CPU.
     `batch_size` is how many images to hand over at once: it shrinks when the device's memory does not suffice.
-    `was_halved` says so. `threads` is how many of the caller's threads keep the device busy. `folder` holds its files.
+    `was_halved` says so. `threads` is how many of the caller's threads keep the device busy. `folder` holds its
+    files.
     """
 
     def __init__(
