@@ -39,6 +39,20 @@ Report = Annotated[
     Path | None, typer.Option("--report", metavar="FILE", help="HTML page to write, with hits and misses as pictures")
 ]
 
+Labels = Annotated[Path, typer.Argument(metavar="LABELS", help="YAML or JSON file of attributes with their labels")]
+LabelsAttribute = Annotated[
+    str | None, typer.Option("--attribute", metavar="NAME", help="the file's attribute to judge, if it has several")
+]
+Truth = Annotated[
+    str | None,
+    typer.Option(
+        "--truth", metavar="NAME", help="column or attribute of what products truly are; else as --attribute"
+    ),
+]
+Chart = Annotated[
+    Path | None, typer.Option("--chart", metavar="FILE", help="draw the confusion matrix, .png or .svg")
+]
+
 
 @evaluate_app.command()
 @with_settings(EvaluationSettings)
@@ -63,12 +77,7 @@ def retrieval(
 
     settings, demands = _prepare(options, SCORES, report)
     question = Question(
-        model=model,
-        weights=weights,
-        device=device,
-        precision=precision,
-        conditions=parse_filter(filter),
-        **_judging(settings),
+        model=model, weights=weights, device=device, precision=precision, **_judging(settings, filter)
     )
     progress = Progress()
     with open_database(db, home) as url, interruptible(progress), progress_shown(progress):
@@ -80,24 +89,10 @@ def retrieval(
 @evaluate_app.command("zero-shot")
 @with_settings(EvaluationSettings)
 def zero_shot(
-    labels: Annotated[
-        Path, typer.Argument(metavar="LABELS", help="YAML or JSON file of attributes with their labels")
-    ],
-    attribute: Annotated[
-        str | None,
-        typer.Option("--attribute", metavar="NAME", help="the file's attribute to judge, if it has several"),
-    ] = None,
-    truth: Annotated[
-        str | None,
-        typer.Option(
-            "--truth",
-            metavar="NAME",
-            help="column or attribute of what products truly are; else named as --attribute",
-        ),
-    ] = None,
-    chart: Annotated[
-        Path | None, typer.Option("--chart", metavar="FILE", help="draw the confusion matrix, .png or .svg")
-    ] = None,
+    labels: Labels,
+    attribute: LabelsAttribute = None,
+    truth: Truth = None,
+    chart: Chart = None,
     model: ModelName = None,
     weights: Weights = None,
     filter: Conditions = "{}",  # noqa: A002 - the option's name
@@ -119,12 +114,7 @@ def zero_shot(
         require_charts(chart)
     wanted = choose_attribute(labels, attribute)
     question = Question(
-        model=model,
-        weights=weights,
-        device=device,
-        precision=precision,
-        conditions=parse_filter(filter),
-        **_judging(settings),
+        model=model, weights=weights, device=device, precision=precision, **_judging(settings, filter)
     )
     progress = Progress()
     with open_database(db, home) as url, interruptible(progress), progress_shown(progress):
@@ -208,8 +198,13 @@ def _prepare(
     return settings, parse_demands(settings.fail_under, known)
 
 
-def _judging(settings: EvaluationSettings) -> dict[str, Any]:
-    return {"include_trained": settings.include_trained, "seed": settings.seed}
+def _judging(settings: EvaluationSettings, conditions: str) -> dict[str, Any]:
+    """What a Question says of the products and the resampling."""
+    return {
+        "conditions": parse_filter(conditions),
+        "include_trained": settings.include_trained,
+        "seed": settings.seed,
+    }
 
 
 def _show(measured: Scored, tables: Sequence[Table], *, json: bool) -> None:

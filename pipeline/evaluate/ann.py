@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.errors import ModelError
 from pipeline.evaluate.metrics import estimate_mean
-from pipeline.evaluate.tables import Table, show, show_interval
+from pipeline.evaluate.tables import Table, show, show_measure
 from pipeline.records import EXACT_ROWS
 
 if TYPE_CHECKING:
@@ -112,7 +112,12 @@ def tabulate(measured: IndexRecall) -> list[Table]:
     """Two lines: the searches of apps, and exact ones."""
     how = f"{measured.kind}, ef_search {measured.ef_search}" if measured.reads_index else "all vectors compared"
     rows = (
-        (how, f"{show(measured.recall.value, digits=4)}", show_interval(measured.recall), *_times(measured.latency)),
+        (
+            how,
+            show(measured.recall.value, digits=4),
+            show_measure("recall@10", measured.recall)[1],
+            *_times(measured.latency),
+        ),
         ("exact", "1.0000", "", *_times(measured.exact)),
     )
     headers = ("search", "recall@10", "95 %", "median ms", "p95 ms")

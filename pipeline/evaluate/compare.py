@@ -15,7 +15,7 @@ from pipeline.errors import ConfigError
 from pipeline.evaluate.gallery import cover, leave_out_trained, open_judged
 from pipeline.evaluate.metrics import MEASURES, estimate, estimate_difference, sign_flip_p
 from pipeline.evaluate.retrieval import DIRECTIONS, leave_out_untitled, rank_titles, score
-from pipeline.evaluate.tables import Table, say_coverage, show, show_interval, show_p, warn_of_trained
+from pipeline.evaluate.tables import Table, say_coverage, show_measure, show_p, warn_of_trained
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,7 +64,7 @@ class Comparison:
     @property
     def summary(self) -> str:
         """Which products were judged, and which model is better."""
-        return f"{say_coverage(self.coverage)}\n{self.decision}"
+        return f"{say_coverage(self.coverage, 'a title')}\n{self.decision}"
 
     @property
     def decision(self) -> str:
@@ -190,8 +190,8 @@ def tabulate(comparison: Comparison) -> list[Table]:
         rows = [
             (
                 name.replace("_", " "),
-                *(show(getattr(contest, each)[name].value) for each in ("first", "second", "difference")),
-                show_interval(contest.difference[name]),
+                *(show_measure(name, each[name])[0] for each in (contest.first, contest.second)),
+                *show_measure(name, contest.difference[name]),
                 show_p(contest.p[name]) if name in contest.p else "",
             )
             for name in MEASURES

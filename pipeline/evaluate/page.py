@@ -13,7 +13,7 @@ from pipeline.evaluate.ann import IndexRecall
 from pipeline.evaluate.compare import ComparisonJudged
 from pipeline.evaluate.examples import show_comparison, show_retrieval, show_zero_shot
 from pipeline.evaluate.retrieval import DIRECTIONS, RetrievalJudged
-from pipeline.evaluate.tables import say_coverage, show, show_interval
+from pipeline.evaluate.tables import say_coverage, show_measure
 from pipeline.evaluate.zero_shot import ZeroShotJudged
 from pipeline.files import write_atomically
 from pipeline.report import words
@@ -205,7 +205,7 @@ def _retrieval(judged: RetrievalJudged, seed: int) -> Sheet:
         subject=found.model,
         headline=f"{found.text_to_image.measures['recall@1'].value:.0%} of titles find their product at once, "
         f"{found.image_to_text.measures['recall@1'].value:.0%} of products their title",
-        sentence=f"{_capital(say_coverage(found.coverage))}.",
+        sentence=f"{_capital(say_coverage(found.coverage, 'a title'))}.",
         warnings=found.warnings,
         bars=tuple(
             _bar(f"{measure}, {name}", direction.measures[measure])
@@ -224,7 +224,7 @@ def _zero_shot(judged: ZeroShotJudged, seed: int) -> Sheet:
         command="zero-shot",
         subject=found.model,
         headline=f"{found.top1.value:.0%} of products get the right {found.attribute}",
-        sentence=f"{_capital(say_coverage(found.coverage))}. Always the most frequent label: "
+        sentence=f"{_capital(say_coverage(found.coverage, 'a label'))}. Always the most frequent label: "
         f"{found.largest_class:.0%}.",
         warnings=found.warnings,
         bars=(_bar("top-1 accuracy", found.top1), _bar("top-5 accuracy", found.top5)),
@@ -242,7 +242,7 @@ def _comparison(judged: ComparisonJudged, seed: int) -> Sheet:
         command="compare",
         subject=f"{found.first} and {found.second}",
         headline=_capital(found.decision),
-        sentence=f"{_capital(say_coverage(found.coverage))}.",
+        sentence=f"{_capital(say_coverage(found.coverage, 'a title'))}.",
         warnings=found.warnings,
         bars=tuple(
             _bar(f"recall@1, {name}: {model}", measures["recall@1"])
@@ -273,10 +273,11 @@ def _capital(sentence: str) -> str:
 
 
 def _bar(name: str, measured: Estimate) -> Bar:
+    value, interval = show_measure(name, measured)
     return Bar(
         name=name,
-        words=show(measured.value),
-        interval=show_interval(measured),
+        words=value,
+        interval=interval,
         value=round(100 * measured.value, 2),
         low=round(100 * measured.low, 2),
         width=round(100 * (measured.high - measured.low), 2),

@@ -16,7 +16,7 @@ from pipeline.errors import ConfigError
 from pipeline.evaluate.gallery import cover, encode_texts, leave_out_trained, open_judged
 from pipeline.evaluate.metrics import MEASURES, SHARES, estimate
 from pipeline.evaluate.ranking import Ranked, rank
-from pipeline.evaluate.tables import Table, say_coverage, show, show_interval, warn_of_trained
+from pipeline.evaluate.tables import Table, say_coverage, show, show_measure, warn_of_trained
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -70,7 +70,7 @@ class Retrieval:
     @property
     def summary(self) -> str:
         """Which products were judged."""
-        return f"model {self.model}, {say_coverage(self.coverage)}"
+        return f"model {self.model}, {say_coverage(self.coverage, 'a title')}"
 
     @property
     def scores(self) -> Mapping[str, float]:
@@ -195,7 +195,7 @@ def tabulate(retrieval: Retrieval) -> list[Table]:
     """All numbers, one measure a line; groups in a table of their own."""
     columns = [getattr(retrieval, key) for key in DIRECTIONS]
     rows = [
-        (name.replace("_", " "), *(cell for column in columns for cell in _cells(column.measures[name])))
+        (name.replace("_", " "), *(cell for column in columns for cell in show_measure(name, column.measures[name])))
         for name in MEASURES
     ]
     rows.append(("recall@1 by chance", *(cell for column in columns for cell in (show(column.chance), ""))))
@@ -206,17 +206,13 @@ def tabulate(retrieval: Retrieval) -> list[Table]:
     return [whole, *([_tabulate_groups(retrieval)] if retrieval.groups else [])]
 
 
-def _cells(measured: Estimate) -> tuple[str, str]:
-    return show(measured.value), show_interval(measured)
-
-
 def _tabulate_groups(retrieval: Retrieval) -> Table:
     rows = []
     for group in retrieval.groups:
         for key, words in DIRECTIONS.items():
             direction = getattr(group, key)
-            rest = (show(direction.measures[name].value) for name in MEASURES[1:])
-            first = _cells(direction.measures["recall@1"])
+            rest = (show_measure(name, direction.measures[name])[0] for name in MEASURES[1:])
+            first = show_measure("recall@1", direction.measures["recall@1"])
             rows.append((group.value or "–", words, f"{direction.queries:,}", *first, *rest))
     headers = (str(retrieval.by), "direction", "queries", "recall@1", "95 %", *_names(MEASURES[1:]))
     return Table(

@@ -22,16 +22,20 @@ class Table:
 
 
 def show(value: float | None, *, digits: int = 3) -> str:
-    """0.412 · 12.5 · 12: shares with three digits, ranks with as few as they need."""
-    if value is None:
-        return "–"
-    return f"{value:,.{digits}f}" if abs(value) <= 1 and digits else f"{value:,.1f}".removesuffix(".0")
+    """0.412, or a dash for what is not."""
+    return "–" if value is None else f"{value:,.{digits}f}"
 
 
-def show_interval(estimate: Estimate) -> str:
-    """0.380–0.441, or to with negative numbers in it."""
+def show_rank(value: float) -> str:
+    """12.5 or 12: the median of ranks may lie between two of them."""
+    return f"{value:,.1f}".removesuffix(".0")
+
+
+def show_measure(name: str, estimate: Estimate) -> tuple[str, str]:
+    """The value of one of MEASURES, and its interval: 0.380–0.441, or with to between when there are signs."""
+    shown = show_rank if name == "median_rank" else show
     between = " to " if min(estimate.low, estimate.high) < 0 else "–"
-    return f"{show(estimate.low)}{between}{show(estimate.high)}"
+    return shown(estimate.value), f"{shown(estimate.low)}{between}{shown(estimate.high)}"
 
 
 def show_p(p: float) -> str:
@@ -49,12 +53,12 @@ def warn_of_trained(coverage: Coverage, model: str) -> tuple[str, ...]:
     )
 
 
-def say_coverage(coverage: Coverage) -> str:
-    """Which products were judged, in one sentence."""
+def say_coverage(coverage: Coverage, lacking: str) -> str:
+    """Which products were judged, in one sentence; `lacking` is what those without a right answer have none of."""
     left_out = []
     if coverage.left_out_trained:
-        left_out.append(f"{coverage.left_out_trained:,} that were trained on")
+        left_out.append(f"{coverage.left_out_trained:,} trained on")
     if coverage.left_out_unanswered:
-        left_out.append(f"{coverage.left_out_unanswered:,} without a right answer")
-    judged = f"{coverage.products:,} products with {coverage.images:,} images"
-    return f"judged by {judged}" + (f"; left out are {' and '.join(left_out)}" if left_out else "")
+        left_out.append(f"{coverage.left_out_unanswered:,} without {lacking}")
+    judged = f"judged by {coverage.products:,} products with {coverage.images:,} images"
+    return judged + (f"; left out: {', '.join(left_out)}" if left_out else "")
