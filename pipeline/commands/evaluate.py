@@ -148,12 +148,7 @@ def compare(
     from pipeline.evaluate.retrieval import SCORES
 
     settings, demands = _prepare(options, SCORES, report)
-    shared: dict[str, Any] = {
-        "device": device,
-        "precision": precision,
-        "conditions": parse_filter(filter),
-        **_judging(settings),
-    }
+    shared: dict[str, Any] = {"device": device, "precision": precision} | _judging(settings, filter)
     first = Question(model=model_a, weights=weights_a, **shared)
     second = Question(model=model_b, weights=weights_b, **shared)
     progress = Progress()
