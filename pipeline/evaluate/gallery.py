@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import compress
 from typing import TYPE_CHECKING, Any, Final
@@ -77,6 +77,21 @@ class Gallery:
             starts=_starts(counts[wanted]),
         )
 
+    def average(self) -> Gallery:
+        """The same products with one vector each: the mean of their images', made a unit vector again, as tags are
+        judged. Images that cancel each other out count as the first of them.
+        """
+        sums = np.add.reduceat(self.vectors, self.starts, axis=0)
+        lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+        # what is left of opposite images is rounding
+        sums = np.where(lengths > 1e-3, sums, self.vectors[self.starts])
+        return replace(
+            self,
+            urls=[self.urls[place] for place in self.starts],
+            vectors=sums / np.linalg.norm(sums, axis=1, keepdims=True),
+            starts=np.arange(len(self)),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coverage:
@@ -104,12 +119,8 @@ class Judged:
 
     def keep(self, wanted: NDArray[np.bool_]) -> Judged:
         """The products of `wanted` [P] alone."""
-        return Judged(
-            model=self.model,
-            encoder=self.encoder,
-            gallery=self.gallery.keep(wanted),
-            trained=None if self.trained is None else self.trained[wanted],
-        )
+        trained = None if self.trained is None else self.trained[wanted]
+        return replace(self, gallery=self.gallery.keep(wanted), trained=trained)
 
 
 def open_judged(session: Session, question: Question, attribute: str | None, progress: Progress) -> Judged:

@@ -1,4 +1,7 @@
-"""What `catvec evaluate zero-shot` does: are products given the label that they truly have, without training?"""
+"""What `catvec evaluate zero-shot` does: are products given the label that they truly have, without training?
+
+They are judged as `catvec tag` judges them, by the mean of their images, but that every product gets a label.
+"""
 
 from __future__ import annotations
 
@@ -171,13 +174,13 @@ def _rank(judged: Judged, attribute: Attribute, places: NDArray[np.int64], progr
     from pipeline.labels import label_vectors
 
     progress.begin("comparing labels with images")
-    vectors = label_vectors(judged.encoder, attribute)
+    vectors, gallery = label_vectors(judged.encoder, attribute), judged.gallery.average()
     return Ranked(
-        gallery=judged.gallery,
+        gallery=gallery,
         texts=attribute.label_names,
         text_vectors=vectors,
         text_of=places,
-        ranks=rank(judged.gallery, vectors, places, progress),
+        ranks=rank(gallery, vectors, places, progress),
     )
 
 

@@ -306,7 +306,7 @@ def test_a_reader_may_judge(catvec: Catvec, changeable: Judged, roles: None) -> 
 
 
 def test_zero_shot_equals_a_recomputation(catvec: Catvec, judged: Judged, tmp_path: Path) -> None:
-    """Against the definition: the mean of the label in all templates, the most similar image, the largest wins."""
+    """Against the definition: the mean of a label in all templates, that of a product's images, the nearest wins."""
     labels = tmp_path / "labels.json"
     labels.write_text('{"tint": {"labels": ["Navy", "red", "white"], "templates": ["a {} thing", "{}"]}}')
     chart, page = tmp_path / "confusion.png", tmp_path / "page.html"
@@ -322,7 +322,7 @@ def test_zero_shot_equals_a_recomputation(catvec: Catvec, judged: Judged, tmp_pa
     confusion = np.zeros((3, 3), dtype=int)
     for product, images in judged.vectors("one").items():
         if truth[product] in names:
-            similarities = [max(float(image @ label) for image in images) for label in encoded]
+            similarities = [float(np.mean(images, axis=0) @ label) for label in encoded]
             confusion[names.index(truth[product]), int(np.argmax(similarities))] += 1
     found = outcome.json()
     assert outcome.code == 0, outcome.err

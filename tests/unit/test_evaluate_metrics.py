@@ -89,6 +89,27 @@ def test_other_products_of_the_asked_text_stand_in_nobodys_way() -> None:
     assert (ranks.texts.tolist(), ranks.products.tolist()) == ([1, 1], [1, 1, 1])
 
 
+def test_the_average_of_a_product_is_a_unit_vector() -> None:
+    right, up = np.eye(2, dtype=np.float32)
+
+    averaged = gallery([[right, up], [up, -up], [right]]).average()
+
+    assert averaged.vectors == pytest.approx(np.array([[0.5**0.5, 0.5**0.5], [0, 1], [1, 0]]))
+    assert averaged.urls == ["0-0.jpg", "1-0.jpg", "2-0.jpg"]
+    assert averaged.image_counts.tolist() == [1, 1, 1]
+
+
+def test_kept_products_keep_their_images() -> None:
+    vectors = units(6, 4, seed=2)
+    whole = gallery([list(vectors[:3]), [vectors[3]], list(vectors[4:])])
+
+    kept = whole.keep(np.array([True, False, True]))
+
+    assert (kept.product_ids, kept.starts.tolist()) == (["p0", "p2"], [0, 3])
+    assert kept.urls == ["0-0.jpg", "0-1.jpg", "0-2.jpg", "2-0.jpg", "2-1.jpg"]
+    assert kept.vectors.tolist() == vectors[[0, 1, 2, 4, 5]].tolist()
+
+
 def test_a_single_text_has_no_next_one() -> None:
     vectors = units(2, 4, seed=8)
 
