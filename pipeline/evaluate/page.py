@@ -241,7 +241,7 @@ def _comparison(judged: ComparisonJudged, seed: int) -> Sheet:
     return Sheet(
         command="compare",
         subject=f"{found.first} and {found.second}",
-        headline=_capital(found.decision),
+        headline=found.decision,
         sentence=f"{_capital(say_coverage(found.coverage, 'a title'))}.",
         warnings=found.warnings,
         bars=tuple(
