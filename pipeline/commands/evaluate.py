@@ -220,11 +220,11 @@ def _finish(
     from pipeline.evaluate.demands import find_unmet
     from pipeline.evaluate.page import Pictures, write_page
 
-    unmet = find_unmet(demands, measured.scores)
     if report is not None:
         pictures = Pictures(image_root=settings.image_root, allow_private_hosts=settings.allow_private_hosts)
         missing = write_page(report, judged, pictures, seed=settings.seed)
         say(f"the page is in {report}" + (f"; {missing}" if missing else ""))
+    unmet = find_unmet(demands, measured.scores)
     for sentence in unmet:
         say(f"not good enough: {sentence}", level="error")
     if unmet:

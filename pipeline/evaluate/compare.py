@@ -157,7 +157,7 @@ def _leave_out_trained(first: Judged, second: Judged, *, include: bool) -> tuple
     either: NDArray[np.bool_] = np.logical_or.reduce(known)
     if either.all() and not any(trained.all() for trained in known):
         raise ConfigError(
-            f"of the {len(either):,} products, each was learned by one of the models {first.model.name!r} and "
+            f"each of the {len(either):,} products was learned by model {first.model.name!r} or "
             f"{second.model.name!r}, so none is left to judge both by",
             hint="run both on products that neither has seen; --include-trained measures all the same",
         )

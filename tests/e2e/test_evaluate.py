@@ -202,9 +202,9 @@ def test_the_table_shows_every_measure(catvec: Catvec, judged: Judged) -> None:
     assert [line[:2] for line in lines[10:12]] == [["red", "text → image"], ["red", "image → text"]]
 
 
-def trained_copy(judged: Judged, folder: Path, products: list[str]) -> Path:
-    """The weights of model one once more, with a note of what they were trained on."""
-    shutil.copytree(judged.models["one"], folder)
+def trained_copy(judged: Judged, folder: Path, products: list[str], model: str = "one") -> Path:
+    """The weights of a model once more, with a note of what they were trained on."""
+    shutil.copytree(judged.models[model], folder)
     write_trained_products(folder, products)
     return folder
 
@@ -439,6 +439,31 @@ def test_comparing_leaves_out_what_either_was_trained_on(catvec: Catvec, judged:
         "left_out_trained": 10,
         "left_out_unanswered": 1,
     }
+
+
+def test_models_that_learned_from_all_products_between_them_are_not_compared(
+    catvec: Catvec, judged: Judged, tmp_path: Path
+) -> None:
+    ids = [row["id"] for row in rows()]
+    weights_a = trained_copy(judged, tmp_path / "a", ids[:12])
+    weights_b = trained_copy(judged, tmp_path / "b", ids[12:], model="two")
+    options = ("--weights-a", weights_a, "--weights-b", weights_b)
+
+    assert catvec("evaluate", "compare", "one", "two", *options, "--db", judged.url).complaint() == (
+        2,
+        "each of the 30 products was learned by model 'one' or 'two', so none is left to judge both by",
+        "run both on products that neither has seen; --include-trained measures all the same",
+    )
+
+
+def test_labels_are_not_judged_by_what_was_trained_on(catvec: Catvec, judged: Judged, tmp_path: Path) -> None:
+    weights = trained_copy(judged, tmp_path / "copy", [f"P{number:02}" for number in range(20)])
+    labels = judged.folder / "labels.yaml"
+    options = ("--attribute", "kind", "--truth", "category", "--weights", weights, "--json")
+
+    found = catvec("evaluate", "zero-shot", labels, "--db", judged.url, *options).json()
+
+    assert (found["coverage"]["products"], found["coverage"]["left_out_trained"]) == (10, 20)
 
 
 def test_one_model_is_not_compared_with_itself(catvec: Catvec, judged: Judged) -> None:
