@@ -21,6 +21,7 @@ from pipeline.commands.config import FILE_NAME, read_config
 from pipeline.commands.database import db_app
 from pipeline.commands.demo import demo
 from pipeline.commands.doctor import doctor
+from pipeline.commands.evaluate import evaluate_app
 from pipeline.commands.explain import explain
 from pipeline.commands.failures import failures, retry
 from pipeline.commands.find import search, similar
@@ -61,6 +62,7 @@ app.command()(retry)
 app.add_typer(models_app, name="models")
 app.add_typer(index_app, name="index")
 app.add_typer(neighbours_app, name="neighbours")
+app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(db_app, name="db")
 app.command()(doctor)
 app.command()(explain)

@@ -120,7 +120,7 @@ def copy(url: str, embedded: Sequence[Embedding]) -> None:
     """The same vectors by COPY into a table like that of a model, part by part, each a transaction."""
     create = f"CREATE TABLE bare (content_sha256 bytea PRIMARY KEY, embedding halfvec({DIMS}))"
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(sql.SQL(create))  # type: ignore[arg-type]
+        connection.execute(sql.SQL(create))
         for start in range(0, len(embedded), PART_ROWS):
             with connection.transaction(), connection.cursor().copy("COPY bare FROM STDIN (FORMAT BINARY)") as into:
                 into.write(binary_rows(embedded[start : start + PART_ROWS]))

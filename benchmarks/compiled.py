@@ -144,7 +144,8 @@ def pays_from(found: Mapping[str, Any], layout: str, trial: Trial | str) -> int 
     eager, compiled = (found[f"{how}, {layout}"]["images_per_s"] for how in ("eager", "compiled"))
     if compiled["min"] <= eager["max"]:
         return None
-    return round(trial.compile_s / (1 / eager["median"] - 1 / compiled["median"]))
+    images: float = trial.compile_s / (1 / eager["median"] - 1 / compiled["median"])
+    return round(images)
 
 
 def print_models(found: Mapping[str, Mapping[str, Any]]) -> None:

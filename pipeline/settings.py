@@ -343,6 +343,24 @@ class HeadSettings:
             raise ConfigError("--head names no attribute", hint="for example --head category")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationSettings:
+    """How `catvec evaluate` judges models by their products, what is good enough, and where its pictures are."""
+
+    include_trained: bool = setting(False, "judge by products that the model was trained on, too")
+    fail_under: tuple[str, ...] = setting(
+        (), "exit with code 3 when less than NAME=NUMBER is reached; may be given several times"
+    )
+    image_root: Path | None = setting(None, "folder of images that are files, for the page of --report")
+    allow_private_hosts: bool = setting(
+        False, "fetch images for the page from private, loopback and link-local addresses too"
+    )
+    seed: int = setting(0, "seed of the resampling and of the examples on the page")
+
+    def __post_init__(self) -> None:
+        _check(self, seed=0)
+
+
 def plain_fields(kind: type) -> list[str]:
     """The names of the fields of a settings record that are set one by one."""
     return [entry.name for entry in fields(kind) if "help" in entry.metadata]

@@ -58,8 +58,8 @@ class Encoder:
     `reference` is the unit vector float32 [D] of the self-test's image, from this model in fp32 on the CPU.
     `batch_size` is how many images to hand over at once: it shrinks when the device's memory does not suffice.
     `was_halved` says so. `threads` is how many of the caller's threads keep the device busy. `eager` are the model's
-    own features, and `compiled` may stand for them in full batches. `scoring` is how the model turns similarities into
-    probabilities.
+    own features, and `compiled` may stand for them in full batches. `scoring` is how the model turns similarities
+    into probabilities. `folder` holds its files.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Encoder:
         self.threads = 2 if placement.device.startswith("cuda") else 1
         self.reference = reference
         self.scoring = read_scoring(model)
-        self._folder = folder
+        self.folder = folder
         self._dtype: torch.dtype = getattr(torch, _DTYPES[placement.precision])
         self._model = _move(model, placement.device, self._dtype)
         self.eager: Features = partial(image_features, self._model)
@@ -90,9 +90,9 @@ class Encoder:
     def replicate(self, placement: Placement) -> Encoder:
         """The same model once more, for another device. Raises ModelError."""
         return Encoder(
-            load_model(self._folder),
+            load_model(self.folder),
             spec=self.spec,
-            folder=self._folder,
+            folder=self.folder,
             placement=placement,
             reference=self.reference,
         )
@@ -194,7 +194,7 @@ class Encoder:
                 images,
                 self.precision,
             )
-            self._exact = _move(load_model(self._folder), self.device, torch.float32)
+            self._exact = _move(load_model(self.folder), self.device, torch.float32)
         return self._exact
 
     def _raise_if_lost(self, error: RuntimeError) -> None:
@@ -243,7 +243,7 @@ class Encoder:
                 hint="search by image, or use a model with image and text features and its tokenizer files",
             )
         if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self._folder, self._model)
+            self._tokenizer = load_tokenizer(self.folder, self._model)
         return self._tokenizer
 
     def _encode_halves(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

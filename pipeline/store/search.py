@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -14,7 +15,7 @@ from pipeline.records import Hit
 from pipeline.store.connect import translate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -90,9 +91,15 @@ def similar_products(
 
 
 def _hits(connection: Connection, query: str, parameters: dict[str, object]) -> list[Hit]:
+    with refusals(), connection.cursor(row_factory=class_row(Hit)) as cursor:
+        return cursor.execute(query, parameters).fetchall()
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Turn what the public functions refuse into a ConfigError with their words, all else into a StoreError."""
     try:
-        with connection.cursor(row_factory=class_row(Hit)) as cursor:
-            return cursor.execute(query, parameters).fetchall()
+        yield
     except (
         psycopg.errors.InvalidParameterValue,
         psycopg.errors.NoDataFound,
