@@ -287,8 +287,36 @@ def write_bundle(result: Result) -> Iterator[str]:
         yield f"| {way} | {spread(found, 0)} |"
 
 
+def write_tag(result: Result) -> Iterator[str]:
+    after = result["after"]
+    yield (
+        f"{result['products']:,} products with one image each, {result['dimensions']} dimensions, {result['labels']} "
+        f"labels, into an empty table; asked: {result['asked_seconds']} s."
+    )
+    yield ""
+    yield from table(
+        "", "matrix products in numpy (catvec tag), seconds", "one statement of SQL, seconds", "same labels"
+    )
+    for name, way in result["ways"].items():
+        yield (
+            f"| {name} | {spread(way['seconds']['numpy'])} | {spread(way['seconds']['sql'])} | "
+            f"{way['same_labels']:.3%} |"
+        )
+    yield ""
+    yield (
+        f"The same command again: {after['nothing_changed_s']:.1f} s; with another picture for one product in a "
+        f"hundred: {after['one_in_a_hundred_changed_s']:.1f} s. `similar_products` with a filter by tag:"
+    )
+    yield ""
+    yield from table("label", "products kept", "ms")
+    shown = [found for found in after["searches"] if found["rows_of_the_last"]]
+    for found in (shown[0], shown[len(shown) // 2], shown[-1]):
+        yield f"| {found['label']} | {found['kept']:.2%} | {spread(found['ms'])} |"
+
+
 SECTIONS: dict[str, Callable[[Result], Iterator[str]]] = {
     "similar": write_similar,
+    "tag": write_tag,
     "end_to_end": write_end_to_end,
     "real_catalog": write_real_catalog,
     "nightly": write_nightly,

@@ -52,6 +52,7 @@ class Tagging:
     """What a tagging came to; its fields are the keys of `catvec tag --json`.
 
     `products` have vectors, `tagged` of them were judged, and `removed` have lost their tags with their vectors.
+    `seconds` are of everything, `products_per_s` is the rate once the judges were loaded, 0 when none was needed.
     """
 
     model: str
@@ -117,23 +118,25 @@ def tag_by(
         calibrations = _calibrate(session, stored, panel, calibrate)
         questions = _set_temperatures(session, stored, panel, calibrations)
         editions, work = _begin(session, stored, questions)
+        judges = _set_judges(panel, questions, editions) if work.pieces else {}
+        loaded = time.monotonic()
         for done in range(0, len(work.pieces), PAGE):
             report(done, len(work.pieces))
             page = work.pieces[done : done + PAGE]
-            session.run(partial(_tag_page, model=stored, page=page, judges=_set_judges(panel, questions, editions)))
+            session.run(partial(_tag_page, model=stored, page=page, judges=judges))
+        rate = len(work.pieces) / (time.monotonic() - loaded)
         report(len(work.pieces), len(work.pieces))
         anew = session.run(partial(_finish, model=stored, editions=editions))
         if work.pieces:
             session.run(refresh_statistics)
         counts = session.run(partial(count_tags, editions=list(editions.values())))
-    seconds = time.monotonic() - began
     return Tagging(
         model=stored.name,
         products=work.products,
         tagged=len(work.pieces),
         removed=work.removed,
-        seconds=round(seconds, 3),
-        products_per_s=round(len(work.pieces) / seconds, 1),
+        seconds=round(time.monotonic() - began, 3),
+        products_per_s=round(rate, 1),
         attributes=tuple(
             TaggedAttribute(attribute=name, is_anew=name in anew, products_by_label=counts.get(name, {}))
             for name in editions

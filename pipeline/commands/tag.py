@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -111,16 +113,25 @@ def _rows(tagging: Tagging) -> Iterator[tuple[str, str, int, str]]:
 
 
 def _say(tagging: Tagging, place: str) -> None:
+    from pipeline.labels import UNKNOWN
+
     for calibration in tagging.calibrations:
         say(_calibrated(calibration))
     names = ", ".join(tagged.attribute for tagged in tagging.attributes)
+    rate = f" ({tagging.products_per_s:,.0f} products/s without loading)" if tagging.tagged else ""
     say(
         f"{tagging.products:,} products have {names} under model {tagging.model}: {tagging.tagged:,} judged in "
-        f"{tagging.seconds:,.1f} s ({tagging.products_per_s:,.0f} products/s), {tagging.removed:,} left"
+        f"{tagging.seconds:,.1f} s{rate}, {tagging.removed:,} removed"
     )
-    example = next(((tagged.attribute, *tagged.products_by_label) for tagged in tagging.attributes), ())
-    if len(example) > 1:
-        say(f"""next: catvec similar PRODUCT_ID --filter '{{"tag:{example[0]}": "{example[1]}"}}'{place}""")
+    given = [(tagged.attribute, label) for tagged in tagging.attributes for label in tagged.products_by_label]
+    attribute, label = next((pair for pair in given if pair[1] != UNKNOWN), (None, None))
+    if attribute is not None:
+        condition = shlex.quote(dumps({f"tag:{attribute}": label}, ensure_ascii=False))
+        say(f"next: catvec similar PRODUCT_ID --filter {condition}{place}")
+    elif tagging.products:
+        say("next: lower the threshold, or word the labels as captions of these pictures would")
+    else:
+        say("next: catvec run CATALOG, which makes the vectors that tags come from")
 
 
 def _calibrated(found: Calibration) -> str:

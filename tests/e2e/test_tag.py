@@ -158,3 +158,41 @@ def test_a_model_without_words_cannot_judge_by_them(
     code, error, hint = catvec("tag", labels, "--model", "blind", "--db", healthy.url).complaint()
     assert (code, error) == (1, "model 'blind' has no text side, so it cannot judge by words")
     assert hint == "run the catalog through a model of images and text, or tag with a head: catvec train --head"
+
+
+def test_a_head_is_trained_on_stored_vectors_and_tags_with_them(
+    catvec: Catvec, healthy: Healthy, tmp_path: Path
+) -> None:
+    head = tmp_path / "category.safetensors"
+    options = ("--db", healthy.url)
+
+    trained = catvec("train", "--head", "category", "--output", head, "--threshold", 0, *options)
+    tagged = catvec("tag", head, *options)
+
+    assert trained.code == 0, trained.err
+    assert "held-out products are right" in trained.err
+    assert f"next: catvec tag {head}" in trained.err
+    assert tagged.code == 0, tagged.err
+    tags = healthy.execute("SELECT attribute, count(DISTINCT product_id) FROM catvec.product_tags GROUP BY 1")
+    products = healthy.execute("SELECT count(DISTINCT product_id) FROM catvec.image_embeddings")
+    assert tags == [("category", products[0][0])]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("catalog.csv", "--head", "category"), "CATALOG cannot go with --head: a head learns from the vectors"),
+        (("--head", "category", "--from", "vit-b-32"), "--from cannot go with --head"),
+        (("--head", "category", "--no-augment"), "--no-augment cannot go with --head"),
+        (("--head", " "), "--head names no attribute"),
+        (("catalog.csv", "--output", "shop", "--hidden", 8), "--hidden goes with --head only"),
+        (("--output", "shop"), "CATALOG is missing"),
+        (("catalog.csv",), "--output FOLDER is missing"),
+    ],
+)
+def test_a_head_and_a_model_are_trained_by_options_of_their_own(
+    catvec: Catvec, arguments: tuple[object, ...], message: str
+) -> None:
+    refused = catvec("train", *arguments)
+    assert refused.code == 2
+    assert message in refused.err
