@@ -17,7 +17,7 @@ import typer
 from pipeline.commands.beside_bundle import refuse_beside_bundle
 from pipeline.commands.live import beside, progress_shown, signals_stop
 from pipeline.commands.options import Database, Home, Json, home_of, open_database, place_of, take, with_settings
-from pipeline.commands.outcome import exit_code_of, metrics_of_failure, write_metrics_file
+from pipeline.commands.outcome import end_now, exit_code_of, metrics_of_failure, write_metrics_file
 from pipeline.commands.terminal import print_json, print_table, say, say_error
 from pipeline.durations import parse_duration
 from pipeline.errors import BreakerError, CatvecError
@@ -118,11 +118,13 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """A run that came to an end of its own; `breaker` says that too many images failed."""
+    """A run that came to an end of its own; `breaker` says that too many images failed, `left_behind` that a thread
+    is inside the model yet."""
 
     summary: RunSummary
     exit_code: int
     breaker: BreakerError | None
+    left_behind: bool
 
 
 @with_settings(CatalogSettings, FetchSettings, DecodeSettings, ModelSettings, RunSettings)
@@ -161,6 +163,8 @@ def run(
         print_json(outcome.summary)  # after everything else that is said: the last line of a log, too
     if outcome.breaker is not None:
         raise outcome.breaker
+    if outcome.left_behind:
+        end_now(outcome.exit_code)
     raise typer.Exit(outcome.exit_code)
 
 
@@ -211,7 +215,7 @@ def run_catalog(
         if report is not None:
             _write_report(url, report, settings, summary, timeline)
     code = exit_code_of(ended.breaker) if ended.breaker else _exit_code(summary, limits, signals)
-    return Outcome(summary=summary, exit_code=code, breaker=ended.breaker)
+    return Outcome(summary=summary, exit_code=code, breaker=ended.breaker, left_behind=stop.left_behind)
 
 
 def run_to_bundle(settings: RunSettings, limits: Limits, folder: Path) -> Outcome:
@@ -227,7 +231,7 @@ def run_to_bundle(settings: RunSettings, limits: Limits, folder: Path) -> Outcom
     for line in bundle_lines(ended.summary, folder):
         say(line)
     code = exit_code_of(ended.breaker) if ended.breaker else _exit_code(ended.summary, limits, signals)
-    return Outcome(summary=ended.summary, exit_code=code, breaker=ended.breaker)
+    return Outcome(summary=ended.summary, exit_code=code, breaker=ended.breaker, left_behind=stop.left_behind)
 
 
 def _watch(
