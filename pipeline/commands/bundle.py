@@ -19,8 +19,9 @@ from pipeline.commands.options import (
     take,
     with_settings,
 )
-from pipeline.commands.run import summary_lines
+from pipeline.commands.run import WaitForRun, summary_lines
 from pipeline.commands.terminal import print_json, say
+from pipeline.durations import parse_duration
 from pipeline.progress import Progress
 from pipeline.settings import LoadSettings
 
@@ -38,7 +39,14 @@ CatalogName = Annotated[
 
 
 @with_settings(LoadSettings)
-def load(bundle: BundleFolder, db: Database = None, home: Home = None, json: Json = False, **options: Any) -> None:
+def load(
+    bundle: BundleFolder,
+    db: Database = None,
+    home: Home = None,
+    wait: WaitForRun = "0s",
+    json: Json = False,
+    **options: Any,
+) -> None:
     """Bring a bundle into a database: its products, images, vectors and failures. No model is needed.
 
     Run it again at any time: it goes on where it stopped, and writes only what is missing.
@@ -47,9 +55,10 @@ def load(bundle: BundleFolder, db: Database = None, home: Home = None, json: Jso
     from pipeline.status import read_models
 
     settings, progress = take(LoadSettings, options), Progress()
-    with open_database(db, home) as url, interruptible(progress):
+    longest = parse_duration(wait)
+    with open_database(db, home) as url, interruptible(progress) as stop:
         with progress_shown(progress):
-            summary = load_bundle(settings, bundle, url=url, progress=progress)
+            summary = load_bundle(settings, bundle, url=url, progress=progress, stop=stop, wait=longest)
         active = next((model.name for model in read_models(url) if model.is_active), None)
     for line in load_lines(summary, active=active, place=place_of(db, home)):
         say(line)
@@ -71,6 +80,7 @@ def export(
     catalog_name: CatalogName = "default",
     db: Database = None,
     home: Home = None,
+    wait: WaitForRun = "0s",
     json: Json = False,
 ) -> None:
     """Write a bundle from a database: a catalog's products, images, vectors and failures under one model.
@@ -79,9 +89,11 @@ def export(
     """
     from pipeline.exporting import export as export_bundle
 
-    progress = Progress()
-    with open_database(db, home) as url, interruptible(progress), progress_shown(progress):
-        exported = export_bundle(bundle, url=url, model=model, catalog=catalog_name, progress=progress)
+    progress, longest = Progress(), parse_duration(wait)
+    with open_database(db, home) as url, interruptible(progress) as stop, progress_shown(progress):
+        exported = export_bundle(
+            bundle, url=url, model=model, catalog=catalog_name, progress=progress, stop=stop, wait=longest
+        )
     for line in export_lines(exported):
         say(line)
     if json:

@@ -34,8 +34,11 @@ def exit_code_of(error: BaseException) -> int:
 
 
 def end_now(exit_code: int) -> NoReturn:
-    """End the process although a thread is inside the model yet: Python's own end would stop that thread when it comes
-    back from there, in the middle of C++ that then aborts (exit code 134)."""
+    """End the process although a thread is inside the model yet.
+
+    Python's own end would stop that thread when it comes back from there, in the middle of C++ that then aborts (exit
+    code 134).
+    """
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
 pytest.importorskip("pyarrow", reason="needs the extra: pip install 'catvec[parquet]'")
 
+from pipeline.bundle.folder import claimed
 from tests.fixtures.bundles import Stand, counts
 from tests.fixtures.catalogs import photo, write_catalog
 
@@ -33,11 +37,96 @@ def test_a_bundle_of_another_model_is_refused(
     assert hint == "give this model a bundle of its own"
     assert stand.files() == before
     stand.catvec("run", stand.catalog, "--db", database_url, "--model", tiny_clip_other, "--model-name", "tiny_clip")
-    code, error, _ = stand.catvec("load", stand.bundle, "--db", database_url).complaint()
+    code, error, hint_of_load = stand.catvec("load", stand.bundle, "--db", database_url).complaint()
     assert code == 1
     assert error.startswith(
         "model 'tiny_clip' in this database was made by another model: dimensions 32 instead of 48"
     )
+    assert "--model-name NAME" in str(hint_of_load)
+
+    # the hint is true, and from then on the model is found by what it is
+    assert counts(stand.load(database_url, "--model-name", "small")) == (0, 2, 12, 5, 0)
+    again = stand.load(database_url)
+    assert (again["model"], counts(again)) == ("small", (14, 0, 0, 5, 0))
+    assert stand.catvec("load", stand.bundle, "--db", database_url, "--model-name", "third").complaint() == (
+        1,
+        "this model is stored already, as 'small'",
+        "use it with --model-name small",
+    )
+    # what the database calls it is nothing to the bundle
+    exported = stand.catvec("export", stand.bundle, "--db", database_url, "--model", "small", "--json")
+    assert (exported.code, exported.json()["written"]) == (0, 0), exported.err
+
+
+def test_another_name_for_the_model_of_a_bundle_is_told_where_it_goes(stand: Stand) -> None:
+    stand.to_bundle()
+
+    code, error, hint = stand.run("--to", stand.bundle, "--model-name", "other").complaint()
+
+    assert code == 1
+    assert error.endswith("holds vectors of another model: name other instead of tiny_clip")
+    assert hint == (
+        "it is the same model: leave --model-name out, and let catvec load name it with --model-name; or give this "
+        "model a bundle of its own"
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "edited"), [('"dims": 32', '"dims": 33'), ('"catalog": "default"', '"catalog": "x"')]
+)
+def test_an_edited_manifest_changes_nothing(stand: Stand, database_url: str, found: str, edited: str) -> None:
+    stand.to_bundle()
+    path = stand.bundle / "bundle.json"
+    whole = path.read_text()
+    assert found in whole
+    path.write_text(whole.replace(found, edited))
+
+    code, _, hint = stand.catvec("load", stand.bundle, "--db", database_url).complaint()
+
+    assert code == 1
+    assert str(hint).startswith("bundle.json was edited, or comes from another bundle")
+    path.write_text(whole)
+    assert counts(stand.load(database_url)) == (0, 2, 12, 5, 0)
+
+
+def test_a_smaller_bundle_is_refused_with_hints_that_load_can_follow(stand: Stand, database_url: str) -> None:
+    stand.to_bundle()
+    stand.load(database_url)
+    write_catalog(stand.catalog, [{"id": "P00", "title": "thing 0", "price": "1", "image": "0.jpg"}])
+    stand.to_bundle("--max-remove-rate", 1)
+
+    code, error, hint = stand.catvec("load", stand.bundle, "--db", database_url).complaint()
+
+    assert (code, "more than --max-remove-rate 0.1 allows" in error) == (1, True)
+    assert "--partial" in str(hint)
+    assert "catvec run CATALOG --to FOLDER --catalog-name NAME" in str(hint)
+
+
+def test_load_and_export_wait_for_whoever_is_at_it(stand: Stand, database_url: str) -> None:
+    stand.to_bundle()
+    stand.load(database_url)
+    lock = "SELECT pg_advisory_lock(hashtextextended('catvec:run:' || current_database() || ':tiny_clip', 0))"
+    with psycopg.connect(database_url, autocommit=True) as other:
+        other.execute(lock)
+        code, _, hint = stand.catvec("load", stand.bundle, "--db", database_url).complaint()
+        assert (code, hint) == (75, "wait until it is done (--wait 30m does), or stop it")
+        threading.Timer(1.0, other.close).start()
+        assert stand.load(database_url, "--wait", "30s")["finished"] is True
+    with claimed(stand.bundle):
+        code, _, hint = stand.catvec("export", stand.bundle, "--db", database_url).complaint()
+        assert (code, hint) == (75, "wait until it is done (--wait 30m does), or stop it")
+    held = ExitStack()
+    held.enter_context(claimed(stand.bundle))
+    threading.Timer(1.0, held.close).start()
+    assert stand.catvec("export", stand.bundle, "--db", database_url, "--wait", "30s").code == 0
+
+
+def test_an_export_that_fails_leaves_no_folder(stand: Stand, database_url: str) -> None:
+    stand.run("--db", database_url)
+
+    outcome = stand.catvec("export", stand.bundle, "--db", database_url, "--catalog-name", "winter")
+
+    assert (outcome.code, stand.bundle.exists()) == (2, False)
 
 
 def test_a_bundle_of_another_catalog_is_refused(stand: Stand, tmp_path: Path) -> None:
