@@ -14,12 +14,14 @@ from pipeline.commands.options import (
     Home,
     Json,
     ModelName,
+    WaitForRun,
     open_database,
+    path,
     place_of,
     take,
     with_settings,
 )
-from pipeline.commands.run import WaitForRun, summary_lines
+from pipeline.commands.summary import summary_lines
 from pipeline.commands.terminal import print_json, say
 from pipeline.durations import parse_duration
 from pipeline.progress import Progress
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from pipeline.exporting import Exported
     from pipeline.records import RunSummary
 
-BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="folder of the bundle")]
+BundleFolder = Annotated[Path, typer.Argument(parser=path, metavar="BUNDLE", help="folder of the bundle")]
 CatalogName = Annotated[
     str,
     typer.Option(
@@ -68,8 +70,10 @@ def load(
 
 def load_lines(summary: RunSummary, *, active: str | None, place: str) -> list[str]:
     """What a load did, in words; the last line says what to type next."""
-    lines = summary_lines(summary, active=active, place=place)
-    if summary.pending:
+    lines = summary_lines(summary, active=active, place=place, source="from the bundle")
+    if summary.pending and not summary.unchanged + summary.reused + summary.embedded:
+        lines[-1] = "the bundle has no vectors yet; the same catvec run … --to makes them, then load it again"
+    elif summary.pending:
         lines.insert(-1, f"{summary.pending:,} images have no outcome in the bundle yet: catvec run makes them")
     return lines
 

@@ -83,7 +83,8 @@ def check_name(name: str) -> str:
 
 
 def _is_path(model: str) -> bool:
-    return model.startswith((".", "/", "~")) or "\\" in model or model.count("/") > 1 or Path(model).exists()
+    is_spelled_so = model.startswith((".", "/", "~")) or "\\" in model or model.count("/") > 1
+    return is_spelled_so or (model != "" and Path(model).exists())
 
 
 def _slug(text: str) -> str:
