@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -11,12 +12,18 @@ import pytest
 
 pytest.importorskip("pyarrow", reason="needs the extra: pip install 'catvec[parquet]'")
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from pipeline.bundle.folder import claimed
+from pipeline.bundle.format import digest_of, file_name
 from tests.fixtures.bundles import Stand, counts
 from tests.fixtures.catalogs import photo, write_catalog
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.fixtures.command import Catvec
 
 
 def test_a_bundle_of_another_model_is_refused(
@@ -222,6 +229,62 @@ def test_options_that_make_no_sense_are_refused(stand: Stand, options: tuple[str
     code, error, _ = stand.run("--to", stand.bundle, *options).complaint()
 
     assert (code, error, stand.bundle.exists()) == (2, message, False)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run", "c.csv", "--to", ""),
+        ("run", "c.csv", "--image-root", ""),
+        ("run", "c.csv", "--report", ""),
+        ("plan", "c.csv", "--bench", ""),
+        ("load", ""),
+        ("export", ""),
+        ("status", "--home", ""),
+    ],
+)
+def test_an_empty_path_is_not_the_folder_that_one_is_in(
+    catvec: Catvec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    outcome = catvec(*command)
+
+    assert (outcome.code, outcome.out, list(tmp_path.iterdir())) == (2, "", [])
+    assert "it is empty, expected a file or folder" in outcome.err
+
+
+def test_a_bundle_without_vectors_says_so(stand: Stand, database_url: str) -> None:
+    stand.to_bundle()
+    for path in (stand.bundle / "parts").iterdir():
+        path.unlink()
+
+    empty = stand.catvec("load", stand.bundle, "--db", database_url)
+    stand.to_bundle()
+    whole = stand.catvec("load", stand.bundle, "--db", database_url)
+
+    assert (empty.code, empty.err.splitlines()[-1]) == (
+        0,
+        "the bundle has no vectors yet; the same catvec run … --to makes them, then load it again",
+    )
+    assert "model tiny_clip (32 dimensions) from the bundle: " in whole.err
+
+
+def test_a_part_with_what_postgres_refuses_is_named(stand: Stand, database_url: str) -> None:
+    stand.to_bundle()
+    [path] = (stand.bundle / "parts").iterdir()
+    table = pq.read_table(path)
+    column = pa.array([None, *table.column("mime").to_pylist()[1:-1], "image/\0"], pa.string())
+    data = io.BytesIO()
+    pq.write_table(table.set_column(table.schema.get_field_index("mime"), "mime", column), data)
+    path.unlink()
+    edited = path.with_name(file_name("part", 1, digest_of(data.getvalue())))
+    edited.write_bytes(data.getvalue())
+
+    code, error, hint = stand.catvec("load", stand.bundle, "--db", database_url).complaint()
+
+    assert (code, error) == (1, f"part {str(edited)!r} holds a NUL character in mime")
+    assert hint == "remove the part and run the same catvec run … --to again, which makes anew only what it held"
 
 
 def test_a_database_in_the_environment_is_not_asked(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
