@@ -30,6 +30,7 @@ from pipeline.commands.logs import LogFormat, configure_logging
 from pipeline.commands.look import status
 from pipeline.commands.models import models_app
 from pipeline.commands.neighbours import neighbours_app
+from pipeline.commands.options import path
 from pipeline.commands.outcome import exit_code_of
 from pipeline.commands.queries import embed_text, queries_app
 from pipeline.commands.run import plan, run
@@ -81,7 +82,8 @@ def _version(asked: bool) -> None:
 def prepare(
     context: typer.Context,
     config: Annotated[
-        Path | None, typer.Option("--config", envvar="CATVEC_CONFIG", help="configuration file; else ./catvec.toml")
+        Path | None,
+        typer.Option("--config", parser=path, envvar="CATVEC_CONFIG", help="configuration file; else ./catvec.toml"),
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="more words; tracebacks of errors")] = False,
     log_format: LogFormat = "text",

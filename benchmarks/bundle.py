@@ -29,6 +29,7 @@ from pipeline.bundle.folder import claimed, open_bundle, write_manifest
 from pipeline.bundle.format import Manifest, digest_of_file
 from pipeline.bundle.parts import PART_ROWS, Contents, PartWriter
 from pipeline.bundling import describe
+from pipeline.engine.stop import Stop
 from pipeline.exporting import export
 from pipeline.loading import load
 from pipeline.progress import Progress
@@ -89,11 +90,13 @@ def measure(server: EmbeddedServer, embedded: Sequence[Embedding], folder: Path)
     with empty_database(server) as database:
         migrate(database.url)
         with timed("load"):
-            load(settings, made, url=database.url, progress=Progress())
+            load(settings, made, url=database.url, progress=Progress(), stop=Stop())
         with timed("load again"):
-            again = load(settings, made, url=database.url, progress=Progress())
+            again = load(settings, made, url=database.url, progress=Progress(), stop=Stop())
         with timed("export"):
-            found = export(exported, url=database.url, model=None, catalog="default", progress=Progress())
+            found = export(
+                exported, url=database.url, model=None, catalog="default", progress=Progress(), stop=Stop()
+            )
         if (again.unchanged, found.written) != (len(embedded), len(embedded)):
             raise SystemExit(f"{again} and {found}, expected {len(embedded)} vectors in both")
         with timed("limit: COPY alone"):

@@ -139,7 +139,7 @@ def _decoding(load: StageLoad, by_name: dict[str, StageLoad], circumstances: Cir
     elif load.workers < circumstances.cores:
         option = cure = f"--decode-threads {circumstances.cores}"
     else:
-        option, cure = None, "more cores, or smaller pictures from the server"
+        option, cure = None, "more cores, or smaller pictures" + (" from the server" if circumstances.hosts else "")
     waiting = _waiting(by_name, circumstances)
     sentence = f"decoding limits: {threads} busy {load.busy:.0%} of the time, and {waiting}; try {cure}"
     return Limit(stage=load.stage, sentence=sentence, option=option)

@@ -8,20 +8,24 @@ identity travels with the vectors.
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
+from pipeline.errors import CatalogError
 from pipeline.finishing import close_failed, have_index, open_up, shown_beside, warn_of_upkeep
 from pipeline.records import ProductChanges
 from pipeline.summary import Beside, summarise
+from pipeline.waiting import take_in_time
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from pipeline.bundle.folder import Bundle
+    from pipeline.engine.stop import Stop
     from pipeline.progress import Progress
     from pipeline.records import RunSummary
     from pipeline.settings import LoadSettings
@@ -56,8 +60,19 @@ class _Written:
     came: set[int] = field(default_factory=set)
 
 
-def load(settings: LoadSettings, folder: Path, *, url: str, progress: Progress) -> RunSummary:
-    """Bring the database at `url` up to the bundle. Raises CatvecError; what was committed stays."""
+def load(
+    settings: LoadSettings,
+    folder: Path,
+    *,
+    url: str,
+    progress: Progress,
+    stop: Stop,
+    wait: timedelta = timedelta(0),
+) -> RunSummary:
+    """Bring the database at `url` up to the bundle. Raises CatvecError; what was committed stays.
+
+    A run with the same model is waited for as long as `wait` says, then LockedError is raised.
+    """
     from pipeline.bundle.folder import open_bundle
     from pipeline.store.connect import Session, longest_away_s, translated
     from pipeline.store.migrate import migrate
@@ -65,13 +80,16 @@ def load(settings: LoadSettings, folder: Path, *, url: str, progress: Progress) 
 
     progress.begin("opening the bundle")
     bundle = open_bundle(folder)
-    name, catalog = bundle.manifest.model.name, bundle.manifest.catalog
+    _check(settings, bundle)
     migrate(url)
     with translated(), ExitStack() as stack:
-        session = stack.enter_context(Session(url, on_connect=partial(take_lock, model_name=name)))
+        name = _choose_name(settings, bundle, url)
+        session = stack.enter_context(closing(Session(url, on_connect=partial(take_lock, model_name=name))))
         progress.find_away = partial(longest_away_s, (session,))
-        model = session.run(partial(_register, settings, bundle))
-        run_id = session.run(lambda connection: begin_run(connection, model, catalog))
+        take_in_time(session.connection, progress=progress, stop=stop, wait=wait)
+        progress.begin("opening the bundle")
+        model = session.run(partial(_register, settings, bundle, name))
+        run_id = session.run(lambda connection: begin_run(connection, model, bundle.manifest.catalog))
         job = _Job(
             settings=settings,
             bundle=bundle,
@@ -88,15 +106,38 @@ def load(settings: LoadSettings, folder: Path, *, url: str, progress: Progress) 
             raise
 
 
-def _register(settings: LoadSettings, bundle: Bundle, connection: Connection) -> StoredModel:
+def _check(settings: LoadSettings, bundle: Bundle) -> None:
+    """Before anything is written: what is found out later leaves the row of a model that nobody has. Raises
+    ConfigError, BundleError, ModelError."""
+    from pipeline.models.registry import check_name
+
+    if settings.model_name is not None:
+        check_name(settings.model_name)
+    bundle.check()
+
+
+def _choose_name(settings: LoadSettings, bundle: Bundle, url: str) -> str:
+    """As asked for, else the name under which the database has this very model, else the bundle's own."""
+    from pipeline.store.connect import Session
+    from pipeline.store.models import find_twin
+
+    if settings.model_name is not None:
+        return settings.model_name
+    model = bundle.manifest.model
+    with Session(url) as session:
+        stored = session.run(lambda connection: find_twin(connection, model.spec, model.fingerprint))
+    return stored.name if stored else model.name
+
+
+def _register(settings: LoadSettings, bundle: Bundle, name: str, connection: Connection) -> StoredModel:
     """The row of the bundle's model, made or checked. Raises ModelError when it is another than it was."""
     from pipeline.store.models import find_model, register_model
 
-    model = bundle.manifest.model
-    stored = find_model(connection, model.name)
+    model, stored = bundle.manifest.model, find_model(connection, name)
     # where the weights are on the machine of the bundle says nothing about this one
     location = stored.location if stored else model.location
-    return register_model(connection, model.spec, model.fingerprint, location=location, storage=settings.storage)
+    spec = replace(model.spec, name=name)
+    return register_model(connection, spec, model.fingerprint, location=location, storage=settings.storage)
 
 
 def _work_off(job: _Job) -> RunSummary:
@@ -136,7 +177,7 @@ def _sync(job: _Job) -> Differences:
     from pipeline.store.sync import sync_catalog
 
     job.progress.begin("syncing products")
-    with job.progress.stage("sync"):
+    with job.progress.stage("sync"), _hinting():
         differences = job.session.run_once(
             lambda connection: sync_catalog(
                 connection,
@@ -150,6 +191,20 @@ def _sync(job: _Job) -> Differences:
             # the parts are joined with what has just come, which the planner may yet take for nothing
             job.session.run(lambda connection: refresh_statistics(connection, job.model))
     return differences
+
+
+@contextmanager
+def _hinting() -> Iterator[None]:
+    """A catalog that is refused comes from a bundle here, and is named there."""
+    try:
+        yield
+    except CatalogError as error:
+        raise CatalogError(
+            error.message,
+            hint="if they are really gone, raise --max-remove-rate; if the bundle holds only a part of the catalog, "
+            "add --partial; if it is another catalog beside the first, make it under a name of its own: catvec run "
+            "CATALOG --to FOLDER --catalog-name NAME",
+        ) from error
 
 
 def _write_parts(job: _Job) -> _Written:

@@ -189,6 +189,9 @@ class RunSettings:
 class LoadSettings:
     """How `catvec load` brings a bundle into a database; what is said here is said for `run`, too."""
 
+    model_name: str | None = setting(
+        None, "the model's name in the database; else the one that it has there, or as in the bundle"
+    )
     max_remove_rate: float = setting(
         0.1, "share of the stored products that may be missing in the bundle, or have lost all images, 0 to 1"
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pipeline.errors import ModelError
+from pipeline.errors import LockedError, ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -138,7 +138,10 @@ def drop(url: str, name: str, *, wait_s: float, is_sure: Callable[[Vectors], boo
             return None
         require_session(connection, url)
         # until the connection ends
-        take_lock(connection, name)
+        try:
+            take_lock(connection, name)
+        except LockedError as error:
+            raise LockedError(error.message, hint="wait until it is done, or stop it") from error
         take_neighbours_lock(connection, model)
         take_tags_lock(connection, model)
         relations = [f"catvec.{model.view}", f"catvec_store.{model.table}"]

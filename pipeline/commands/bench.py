@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.commands.live import interruptible, progress_shown
-from pipeline.commands.options import Database, Home, Json, open_database, take, with_settings
+from pipeline.commands.options import Database, Home, Json, open_database, path, take, with_settings
 from pipeline.commands.terminal import print_json, print_table, say
 from pipeline.progress import Progress
 from pipeline.settings import CatalogSettings, DecodeSettings, FetchSettings, ModelSettings, RunSettings
@@ -30,7 +30,9 @@ RandomWeights = Annotated[
     str,
     typer.Option("--weights", help="real; or random: a model as large as --model, where its weights cannot be had"),
 ]
-Chart = Annotated[Path | None, typer.Option("--chart", metavar="FILE", help="draw the limits as bars, .png or .svg")]
+Chart = Annotated[
+    Path | None, typer.Option("--chart", parser=path, metavar="FILE", help="draw the limits as bars, .png or .svg")
+]
 DecodeThreads = Annotated[
     int | None,
     typer.Option(
@@ -89,8 +91,9 @@ def _settings(options: dict[str, Any], decode_threads: int | None) -> RunSetting
 
 def _print(measured: Bench) -> None:
     where, pictures = measured.conditions, measured.pictures
+    of_each = f", {where.per_host} from one host" if where.hosts else ""
     rows = [
-        _row("fetch only", measured.fetch, f"{where.concurrency} at once, {where.per_host} from one host"),
+        _row("fetch only", measured.fetch, f"{where.concurrency} at once{of_each}"),
         _row("decode only", measured.decode, f"{where.decode_threads} threads"),
         _row("forward only", measured.forward, _forward(where)),
         _row("write only", measured.write, f"{where.dims} dimensions, 512 in a transaction"),

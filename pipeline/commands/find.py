@@ -19,6 +19,7 @@ from pipeline.commands.options import (
     Precision,
     Weights,
     open_database,
+    path,
 )
 from pipeline.commands.terminal import parse_filter, print_json, print_table, say
 
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 
 def search(
     text: Annotated[str | None, typer.Argument(help="what to look for, in words")] = None,
-    image: Annotated[Path | None, typer.Option("--image", help="a picture to look for instead of words")] = None,
+    image: Annotated[
+        Path | None, typer.Option("--image", parser=path, help="a picture to look for instead of words")
+    ] = None,
     like: Annotated[
         list[str] | None,
         typer.Option("--like", metavar="PRODUCT_ID", help="a product to be like; may be given several times"),

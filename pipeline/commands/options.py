@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 
 Record = TypeVar("Record")
 
+
+def path(text: str | Path) -> Path:
+    """A path that was typed in. An empty one would stand for the folder that one is in."""
+    if str(text):
+        return Path(text)
+    raise typer.BadParameter("it is empty, expected a file or folder")
+
+
 Database = Annotated[
     str | None,
     typer.Option(
@@ -38,6 +46,7 @@ Home = Annotated[
     Path | None,
     typer.Option(
         "--home",
+        parser=path,
         envvar="CATVEC_HOME",
         help="folder of catvec's own PostgreSQL; else ~/.local/share/catvec, for root /var/lib/catvec",
     ),
@@ -54,6 +63,15 @@ Wait = Annotated[
         metavar="SECONDS",
         envvar="CATVEC_LOCK_WAIT",
         help="seconds to go on trying while others hold on to what is switched; readers never wait that long",
+    ),
+]
+WaitForRun = Annotated[
+    str,
+    typer.Option(
+        "--wait",
+        metavar="DURATION",
+        envvar="CATVEC_WAIT",
+        help="how long to wait for another run with this model, such as 30m, before the exit code becomes 75",
     ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="do not ask")]
@@ -194,12 +212,12 @@ def _option(name: str, hint: Any, default: Any, help_text: str) -> inspect.Param
     if hint is bool and default:
         flag = f"{flag}/--no-{flag.removeprefix('--')}"
     kind: Any = list[str] if is_several else hint
-    metavar = None
+    metavar, parser = None, path if hint == Path | None else None
     if hint in _PARSED:
         metavar, _ = _PARSED[hint]
         kind = str if default is not None else str | None
     annotation = Annotated[
-        kind, typer.Option(flag, envvar="CATVEC_" + option.upper(), help=help_text, metavar=metavar)
+        kind, typer.Option(flag, envvar="CATVEC_" + option.upper(), help=help_text, metavar=metavar, parser=parser)
     ]
     shown = list(default) if is_several else show_duration(default) if hint is timedelta else default
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=shown, annotation=annotation)

@@ -24,6 +24,8 @@ class Stop:
         """who asked first: the name of a signal, or max_runtime"""
         self.is_draining = False
         """somebody looks at this now and will end in order; else the asker has to interrupt"""
+        self.left_behind = False
+        """a thread is inside the model yet, and what it comes to is thrown away: the process must not wait for it"""
 
     @contextmanager
     def draining(self) -> Iterator[None]:

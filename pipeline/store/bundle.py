@@ -136,6 +136,7 @@ DELETE FROM catvec_store.failures f
 RETURNING f.image_id
 """
 
+# of an image that has a vector, only what was found later than that
 INSERT_FAILURES = """
 INSERT INTO catvec_store.failures AS f
        (image_id, model_id, run_id, stage, code, detail, is_retryable, etag, last_modified, kind, next_try_at,
@@ -147,7 +148,7 @@ SELECT n.image_id, %s, %s, n.stage, n.code, n.detail, n.is_retryable, n.etag, n.
   JOIN catvec_store.images i ON i.image_id = n.image_id
   LEFT JOIN catvec_store.{table} e ON e.content_sha256 = i.content_sha256
  WHERE n.is_new_failure
-   AND e.content_sha256 IS NULL
+   AND (e.content_sha256 IS NULL OR i.checked_at <= n.known_at)
  ORDER BY n.image_id
     ON CONFLICT (image_id, model_id) DO UPDATE
    SET run_id = excluded.run_id, stage = excluded.stage, code = excluded.code, detail = excluded.detail,
@@ -401,35 +402,44 @@ def list_catalogs(connection: Connection) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportedImage:
-    """An image with its vector, or with the failure that stands for it; and when that was found."""
+    """An image with its vector, with the failure that stands for it, or with both: it could not be had again later.
+    With each, when that was found."""
 
-    item: Embedding | Failure
-    at: datetime
+    found: tuple[Embedding, datetime] | None
+    failed: tuple[Failure, datetime] | None
 
 
 def read_images(connection: Connection, model: StoredModel, catalog: str) -> Iterator[ExportedImage]:
     """The images of a catalog that have a vector under the model, or a failure, in the order of their ids."""
     query = sql.SQL(READ_IMAGES).format(table=sql.Identifier(model.table))
     for row in stream(connection, query, (model.model_id, catalog)):
-        image_id, product_id, url, vector, sha256, width, height, size_bytes, mime, etag, last_modified, at = row[:12]
+        image_id, product_id, url, *rest = row
         image = ImageRef(image_id=image_id, product_id=product_id, url=url)
-        if vector is None:
-            stage, code, detail, is_retryable, etag, last_modified, at = row[12:]
-            failure = Failure(
-                image=image,
-                stage=stage,
-                code=code,
-                detail=detail,
-                is_retryable=is_retryable,
-                etag=etag,
-                last_modified=last_modified,
-            )
-            yield ExportedImage(item=failure, at=at)
-            continue
-        content = Content(
-            image=image, sha256=sha256, size_bytes=size_bytes, mime=mime, etag=etag, last_modified=last_modified
-        )
-        embedding = Embedding(
-            content=content, width=width, height=height, vector=vector.to_numpy().astype(np.float32)
-        )
-        yield ExportedImage(item=embedding, at=at)
+        yield ExportedImage(found=_found(image, *rest[:9]), failed=_failed(image, *rest[9:]))
+
+
+def _found(image: ImageRef, vector: Any, sha256: bytes, *known: Any) -> tuple[Embedding, datetime] | None:
+    if vector is None:
+        return None
+    width, height, size_bytes, mime, etag, last_modified, at = known
+    content = Content(
+        image=image, sha256=sha256, size_bytes=size_bytes, mime=mime, etag=etag, last_modified=last_modified
+    )
+    numbers = vector.to_numpy().astype(np.float32)
+    return Embedding(content=content, width=width, height=height, vector=numbers), at
+
+
+def _failed(image: ImageRef, stage: str | None, *known: Any) -> tuple[Failure, datetime] | None:
+    if stage is None:
+        return None
+    code, detail, is_retryable, etag, last_modified, at = known
+    failure = Failure(
+        image=image,
+        stage=stage,
+        code=code,
+        detail=detail,
+        is_retryable=is_retryable,
+        etag=etag,
+        last_modified=last_modified,
+    )
+    return failure, at

@@ -217,7 +217,7 @@ def translate(error: psycopg.Error) -> StoreError:
         return StoreError(message, hint="run: catvec db migrate")
     if state == "53100":
         return StoreError(message, hint="free some space on the database server, then run the same command again")
-    if not state and isinstance(error, psycopg.OperationalError):
+    if state.startswith(("08", "57P")) or (not state and isinstance(error, psycopg.OperationalError)):
         return StoreError(message, hint="the server went away; when it is back, run the same command again")
     return StoreError(message, hint=error.diag.message_hint)
 

@@ -282,6 +282,37 @@ def test_an_export_is_the_bundle_that_a_run_makes(stand: Stand, database_url: st
     assert stand.catvec("export", stand.bundle, "--db", empty_database_url, "--json").json()["written"] == 0
 
 
+def test_an_image_that_is_gone_goes_with_its_vector_and_its_failure(
+    stand: Stand, database_url: str, empty_database_url: str
+) -> None:
+    stand.run("--db", empty_database_url)
+    first = stand.catvec("export", stand.bundle, "--db", empty_database_url, "--json").json()
+    gone = (stand.folder / "3.jpg").read_bytes()
+    (stand.folder / "3.jpg").unlink()
+    stand.run("--db", empty_database_url)
+
+    exported = stand.catvec("export", stand.bundle, "--db", empty_database_url, "--json").json()
+
+    assert (first["failed"], exported["failed"], exported["written"]) == (2, 3, 1)
+    assert stand.catvec("export", stand.bundle, "--db", empty_database_url, "--json").json()["written"] == 0
+    assert counts(stand.load(database_url)) == (0, 2, 11, 6, 0)
+    failures = (
+        "SELECT i.url, f.stage, f.code, f.detail, f.kind, f.last_at FROM catvec_store.failures f"
+        "  JOIN catvec_store.images i USING (image_id) ORDER BY i.url, f.code"
+    )
+    assert [row[0] for row in query(database_url, failures)] == ["3.jpg", "broken.jpg", "missing.jpg"]
+    assert query(database_url, failures)[0] == query(empty_database_url, failures)[0]
+    assert counts(stand.load(database_url)) == (13, 0, 0, 6, 0)
+    assert query(database_url, "SELECT count(*) FROM catvec.image_embeddings") == [(14,)]
+    # and when it is back
+    (stand.folder / "3.jpg").write_bytes(gone)
+    stand.run("--db", empty_database_url, "--recheck", "always")
+    exported = stand.catvec("export", stand.bundle, "--db", empty_database_url, "--json").json()
+    assert (exported["failed"], exported["written"]) == (2, 1)
+    stand.load(database_url)
+    assert query(database_url, "SELECT count(*) FROM catvec_store.failures") == [(2,)]
+
+
 def test_32_bits_a_number_survive_the_way(stand: Stand, database_url: str) -> None:
     stand.to_bundle()
     stand.load(database_url, "--storage", "vector")

@@ -170,7 +170,7 @@ def test_bench_says_what_it_cannot_measure_with(
     assert catvec("bench", catalog, "--db", database_url, "--weights", "random", "--model", "a/b").complaint()[
         :2
     ] == (
-        1,
+        2,
         "there are no random weights for model 'a/b', expected vit-b-32, vit-b-16, vit-l-14, vit-l-14-336",
     )
     assert catvec("bench", catalog, "--db", database_url, "--chart", "limits.pdf").complaint()[0] == 2

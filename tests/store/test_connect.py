@@ -24,6 +24,7 @@ from pipeline.store.connect import (
     hide_password,
     normalise_url,
     require_vector,
+    translate,
 )
 from pipeline.store.runs import begin_run, take_lock
 from tests.fixtures.store import model_spec
@@ -378,3 +379,10 @@ def test_a_database_without_the_extension_is_named(postgres: str) -> None:
 
     assert error.message == "database 'catvec_test_bare' has no vector extension"
     assert error.hint == "an administrator of the database runs: CREATE EXTENSION vector;"
+
+
+def test_a_connection_that_was_terminated_has_the_hint_of_one_that_was_lost() -> None:
+    found = translate(psycopg.errors.AdminShutdown("terminating connection due to administrator command"))
+
+    assert found.message == "terminating connection due to administrator command"
+    assert found.hint == "the server went away; when it is back, run the same command again"

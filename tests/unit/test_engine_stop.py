@@ -12,6 +12,7 @@ import pytest
 from pipeline.engine import local
 from pipeline.engine.stop import Stop
 from pipeline.errors import AwayError
+from pipeline.progress import Progress
 from tests.fixtures.workshop import Numbered, Workshop, engine_threads, forever, pages, wait_until
 
 if TYPE_CHECKING:
@@ -48,6 +49,69 @@ def test_an_overdue_stop_leaves_the_rest_undone(monkeypatch: pytest.MonkeyPatch)
     assert time.monotonic() - started < 5
     assert 1 <= len(shop.batches) <= 2
     assert set(shop.fates().values()) <= {"embedded"}
+
+
+def test_a_batch_that_would_not_end_in_time_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stop comes with the second one: a third would be too late."""
+    monkeypatch.setattr(local, "DRAIN_S", 2.0)
+    stop, progress = Stop(), Progress()
+    shop = Workshop(Numbered())
+
+    def encode_slowly() -> None:
+        if len(shop.batches) == 1:
+            stop.ask("SIGTERM")
+        time.sleep(1)
+
+    shop.on_encode = encode_slowly
+    progress.begin_images("encoding", total=100, untouched=0)
+
+    shop.run(work=pages(range(100)), stop=stop, progress=progress, batch_size=4)
+
+    assert len(shop.batches) == 2
+    now = progress.snapshot()
+    assert (now.embedded, now.failed, now.done) == (len(shop.fates()), 0, sum(shop.batches))
+    assert not stop.left_behind
+
+
+def test_a_batch_that_does_not_end_in_time_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was encoded before is written; images that nobody encodes any more do not hold up the others."""
+    monkeypatch.setattr(local, "DRAIN_S", 2.0)
+    stop, is_over = Stop(), threading.Event()
+    shop = Workshop(Numbered())
+
+    def hang() -> None:
+        if len(shop.batches) == 2:
+            stop.ask("SIGTERM")
+            assert is_over.wait(20)
+
+    shop.on_encode = hang
+    started = time.monotonic()
+
+    shop.run(work=pages(range(300)), stop=stop, batch_size=4)
+
+    took_s = time.monotonic() - started
+    fates = shop.fates()
+    is_over.set()
+    assert took_s < 4
+    assert stop.left_behind
+    assert set(fates.values()) == {"embedded"}
+    assert len(fates) == sum(shop.batches[:2])
+    wait_until(lambda: engine_threads() == [])
+    assert shop.fates() == fates
+
+
+def test_an_overdue_stop_decodes_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of large photos may wait for the decoder."""
+    monkeypatch.setattr(local, "DRAIN_S", 0.2)
+    stop = Stop()
+    shop = Workshop(Numbered(), on_decode=lambda _: (stop.ask("SIGTERM"), time.sleep(0.1)))
+    started = time.monotonic()
+
+    shop.run(work=forever(), stop=stop, window=400, batch_size=4)
+
+    assert time.monotonic() - started < 3
+    assert sum(shop.decoded.values()) < 40
+    assert engine_threads() == []
 
 
 @pytest.mark.parametrize("known", [False, True])

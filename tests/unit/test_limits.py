@@ -95,6 +95,7 @@ def test_decoding_limits() -> None:
         "time; try more cores, or smaller pictures from the server",
         None,
     )
+    assert said({"decode": 0.97}, hosts=0)[1].endswith("; try more cores, or smaller pictures")
     assert said({"decode": 0.97}, cores=16)[2] == "--decode-threads 16"
     whole = settings(decode=DecodeSettings(reduced=False))
     assert said({"decode": 0.97}, settings=whole)[2] == "--reduced"
