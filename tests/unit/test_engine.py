@@ -122,7 +122,7 @@ def test_a_batch_is_never_larger_than_asked_for() -> None:
 
 
 def test_every_device_gets_its_share() -> None:
-    shop = Workshop({number: b"image %d" % number for number in range(200)}, on_encode=lambda: time.sleep(0.01))
+    shop = Workshop({number: b"image %d" % number for number in range(200)}, on_encode=lambda: time.sleep(0.03))
     devices = [Device(shop, "cuda:0", 8, threads=2), Device(shop, "cuda:1", 4)]
 
     shop.run(devices=devices)
@@ -130,7 +130,7 @@ def test_every_device_gets_its_share() -> None:
     assert Counter(shop.fates().values()) == {"embedded": 200}
     assert sum(shop.batches) == 200
     assert max(shop.batches) <= 8
-    assert all(device.batches > 5 for device in devices)
+    assert all(device.batches > 3 for device in devices)
 
 
 def test_a_device_that_is_lost_leaves_its_batch_to_the_others(caplog: pytest.LogCaptureFixture) -> None:
