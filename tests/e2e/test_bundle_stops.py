@@ -52,8 +52,8 @@ def test_kills_at_any_moment_end_in_the_bundle_of_an_undisturbed_run(
     for _ in range(2):
         process = catvec_process(*killed)
         seen = image_server.requests.total()
-        wait_until(lambda: image_server.requests.total() > seen, process)  # noqa: B023
-        time.sleep(moments.uniform(3.0, 4.5))  # 20 images a second, a part each 2 s
+        images = moments.randrange(30, 48)  # 20 a second, a part each second
+        wait_until(lambda: image_server.requests.total() > seen + images, process)  # noqa: B023
         process.kill()
         process.communicate()
 

@@ -37,9 +37,9 @@ IMAGES = 600
 
 
 @pytest.fixture
-def server(embedded_home: Path) -> EmbeddedServer:
+def server(old_home: Path) -> EmbeddedServer:
     """Not FAST: what is committed survives kill -9 of the server only with its WAL in order."""
-    return EmbeddedServer(home=embedded_home, settings={"shared_buffers": FAST["shared_buffers"]})
+    return EmbeddedServer(home=old_home, settings={"shared_buffers": FAST["shared_buffers"]})
 
 
 def wait_until(condition: object, timeout_s: float = 30.0) -> None:
