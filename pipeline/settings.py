@@ -347,21 +347,28 @@ class HeadSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluationSettings:
-    """How `catvec evaluate` judges models by their products, what is good enough, and where its pictures are."""
+class DemandSettings:
+    """What every `catvec evaluate` asks for: what is good enough, and the seed of what is drawn by chance."""
 
-    include_trained: bool = setting(False, "judge by products that the model was trained on, too")
     fail_under: tuple[str, ...] = setting(
         (), "exit with code 3 when less than NAME=NUMBER is reached; may be given several times"
-    )
-    image_root: Path | None = setting(None, "folder of images that are files, for the page of --report")
-    allow_private_hosts: bool = setting(
-        False, "fetch images for the page from private, loopback and link-local addresses too"
     )
     seed: int = setting(0, "seed of the resampling and of the examples on the page")
 
     def __post_init__(self) -> None:
         _check(self, seed=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationSettings:
+    """How `catvec evaluate` judges models by their products, and where the pictures of its page are."""
+
+    demands: DemandSettings = field(default_factory=DemandSettings)
+    include_trained: bool = setting(False, "judge by products that the model was trained on, too")
+    image_root: Path | None = setting(None, "folder of images that are files, for the page of --report")
+    allow_private_hosts: bool = setting(
+        False, "fetch images for the page from private, loopback and link-local addresses too"
+    )
 
 
 def plain_fields(kind: type) -> list[str]:

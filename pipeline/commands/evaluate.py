@@ -24,7 +24,7 @@ from pipeline.commands.options import (
 )
 from pipeline.commands.terminal import parse_filter, print_json, print_table, say
 from pipeline.progress import Progress
-from pipeline.settings import EvaluationSettings
+from pipeline.settings import DemandSettings, EvaluationSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +55,7 @@ Chart = Annotated[
 
 
 @evaluate_app.command()
-@with_settings(EvaluationSettings)
+@with_settings(EvaluationSettings, DemandSettings)
 def retrieval(
     model: ModelName = None,
     weights: Weights = None,
@@ -75,7 +75,8 @@ def retrieval(
     from pipeline.evaluate.gallery import Question
     from pipeline.evaluate.retrieval import SCORES, evaluate_retrieval, tabulate
 
-    settings, demands = _prepare(options, SCORES, report)
+    settings = take(EvaluationSettings, options, demands=take(DemandSettings, options))
+    demands = _prepare(settings, SCORES, report)
     question = Question(
         model=model, weights=weights, device=device, precision=precision, **_judging(settings, filter)
     )
@@ -87,7 +88,7 @@ def retrieval(
 
 
 @evaluate_app.command("zero-shot")
-@with_settings(EvaluationSettings)
+@with_settings(EvaluationSettings, DemandSettings)
 def zero_shot(
     labels: Labels,
     attribute: LabelsAttribute = None,
@@ -109,7 +110,8 @@ def zero_shot(
     from pipeline.evaluate.gallery import Question
     from pipeline.evaluate.zero_shot import SCORES, choose_attribute, evaluate_zero_shot, tabulate
 
-    settings, demands = _prepare(options, SCORES, report)
+    settings = take(EvaluationSettings, options, demands=take(DemandSettings, options))
+    demands = _prepare(settings, SCORES, report)
     if chart is not None:
         require_charts(chart)
     wanted = choose_attribute(labels, attribute)
@@ -127,7 +129,7 @@ def zero_shot(
 
 
 @evaluate_app.command()
-@with_settings(EvaluationSettings)
+@with_settings(EvaluationSettings, DemandSettings)
 def compare(
     model_a: Annotated[str, typer.Argument(help="name of a model in the database")],
     model_b: Annotated[str, typer.Argument(help="name of another one")],
@@ -147,7 +149,8 @@ def compare(
     from pipeline.evaluate.gallery import Question
     from pipeline.evaluate.retrieval import SCORES
 
-    settings, demands = _prepare(options, SCORES, report)
+    settings = take(EvaluationSettings, options, demands=take(DemandSettings, options))
+    demands = _prepare(settings, SCORES, report)
     shared: dict[str, Any] = {"device": device, "precision": precision} | _judging(settings, filter)
     first = Question(model=model_a, weights=weights_a, **shared)
     second = Question(model=model_b, weights=weights_b, **shared)
@@ -159,7 +162,7 @@ def compare(
 
 
 @evaluate_app.command()
-@with_settings(EvaluationSettings)
+@with_settings(DemandSettings)
 def index(
     model: ActiveModel = None,
     sample: Annotated[int, typer.Option("--sample", min=10, help="vectors of the table to search with")] = 200,
@@ -172,25 +175,23 @@ def index(
     """Measure how many of the truly nearest products searches find. `catvec index tune` mends it."""
     from pipeline.evaluate.ann import SCORES, evaluate_index, tabulate
 
-    settings, demands = _prepare(options, SCORES, report)
+    settings = EvaluationSettings(demands=take(DemandSettings, options))
+    demands = _prepare(settings, SCORES, report)
     progress = Progress()
     with open_database(db, home) as url, interruptible(progress), progress_shown(progress):
-        measured = evaluate_index(url, model, sample=sample, seed=settings.seed, progress=progress)
+        measured = evaluate_index(url, model, sample=sample, seed=settings.demands.seed, progress=progress)
     _show(measured, tabulate(measured), json=json)
     _finish(measured, measured, report, settings, demands)
 
 
-def _prepare(
-    options: dict[str, Any], known: Sequence[str], report: Path | None
-) -> tuple[EvaluationSettings, list[Demand]]:
-    """What was asked for, refused before any work when it cannot be."""
+def _prepare(settings: EvaluationSettings, known: Sequence[str], report: Path | None) -> list[Demand]:
+    """What is to be reached, refused before any work when it cannot be."""
     from pipeline.evaluate.demands import parse_demands
     from pipeline.report.page import check_report_path
 
-    settings = take(EvaluationSettings, options)
     if report is not None:
         check_report_path(report)
-    return settings, parse_demands(settings.fail_under, known)
+    return parse_demands(settings.demands.fail_under, known)
 
 
 def _judging(settings: EvaluationSettings, conditions: str) -> dict[str, Any]:
@@ -198,7 +199,7 @@ def _judging(settings: EvaluationSettings, conditions: str) -> dict[str, Any]:
     return {
         "conditions": parse_filter(conditions),
         "include_trained": settings.include_trained,
-        "seed": settings.seed,
+        "seed": settings.demands.seed,
     }
 
 
@@ -222,7 +223,7 @@ def _finish(
 
     if report is not None:
         pictures = Pictures(image_root=settings.image_root, allow_private_hosts=settings.allow_private_hosts)
-        missing = write_page(report, judged, pictures, seed=settings.seed)
+        missing = write_page(report, judged, pictures, seed=settings.demands.seed)
         say(f"the page is in {report}" + (f"; {missing}" if missing else ""))
     unmet = find_unmet(demands, measured.scores)
     for sentence in unmet:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from pipeline.errors import ConfigError, ModelError
+from pipeline.means import unit_means
 from pipeline.search import EncoderChoice, load_stored_encoder
 
 if TYPE_CHECKING:
@@ -81,14 +82,10 @@ class Gallery:
         """The same products with one vector each: the mean of their images', made a unit vector again, as tags are
         judged. Images that cancel each other out count as the first of them.
         """
-        sums = np.add.reduceat(self.vectors, self.starts, axis=0)
-        lengths = np.linalg.norm(sums, axis=1, keepdims=True)
-        # what is left of opposite images is rounding
-        sums = np.where(lengths > 1e-3, sums, self.vectors[self.starts])
         return replace(
             self,
             urls=[self.urls[place] for place in self.starts],
-            vectors=sums / np.linalg.norm(sums, axis=1, keepdims=True),
+            vectors=unit_means(self.vectors, self.starts),
             starts=np.arange(len(self)),
         )
 

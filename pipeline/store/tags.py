@@ -16,6 +16,7 @@ from psycopg import sql
 from psycopg.rows import class_row
 
 from pipeline.errors import LockedError
+from pipeline.means import unit_means
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -270,21 +271,8 @@ def read_vectors(connection: Connection, model: StoredModel, product_ids: Sequen
     return ProductVectors(
         product_ids=[product_id for product_id, _ in groups],
         contents=[hashlib.sha256(b"".join(hashes)).digest()[:DIGEST_BYTES] for _, hashes in groups],
-        vectors=_unit_means(images, [len(hashes) for _, hashes in groups]),
+        vectors=unit_means(images, np.cumsum([0, *(len(hashes) for _, hashes in groups)])[:-1]),
     )
-
-
-def _unit_means(images: NDArray[np.float32], sizes: Sequence[int]) -> NDArray[np.float32]:
-    """Unit vectors [P, D] of consecutive groups of images [N, D]."""
-    if len(images) == 0:
-        return images
-    starts = np.cumsum([0, *sizes[:-1]])
-    sums = np.add.reduceat(images, starts, axis=0)
-    lengths = np.linalg.norm(sums, axis=1, keepdims=True)
-    # what is left of opposite images is rounding
-    sums = np.where(lengths > 1e-3, sums, images[starts])
-    units: NDArray[np.float32] = sums / np.linalg.norm(sums, axis=1, keepdims=True)
-    return units
 
 
 def keep_products(connection: Connection, product_ids: Sequence[str]) -> list[str]:
