@@ -110,7 +110,7 @@ def test_apps_read_on_while_models_of_other_storage_and_dimensions_take_turns(ca
     assert {outcome.code for outcome in outcomes} == {0}
     assert [reader.error for reader in readers] == [None] * 4
     assert sum(reader.reads for reader in readers) > 200
-    assert max(reader.slowest_s for reader in readers) < 1
+    assert max(reader.slowest_s for reader in readers) < 10, "a reader was shut out"
     for query, answers in expected.items():
         assert set.union(*(reader.answers[query] for reader in readers)) == answers
     assert set.union(*(reader.answers[PINNED] for reader in readers)) == {pinned}

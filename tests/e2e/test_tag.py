@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -101,12 +100,14 @@ def test_a_killed_tagging_goes_on(catvec: Catvec, catvec_process: Starter, healt
     catvec("tag", labels, "--db", healthy.url, "--precision", "fp32")
     whole = healthy.execute(TAGS)
     assert catvec("tag", "--drop", "kind", "--drop", "look", "--db", healthy.url).code == 0
-    for wait_s in (1.0, 4.0):
+    ended = []
+    for wait_s in (0.1, 0.6, 1.2):
         process = catvec_process("tag", labels, "--db", healthy.url, "--precision", "fp32")
         time.sleep(wait_s)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.kill()
+        ended.append(process.wait())
         assert healthy.execute(TAGS) in ([], whole)
+    assert -signal.SIGKILL in ended, "the kills came after everything was done: this test shows nothing"
 
     assert catvec("tag", labels, "--db", healthy.url, "--precision", "fp32").code == 0
 
