@@ -9,7 +9,7 @@
 .PHONY: help setup demo demo-model test test-fast bench lint format wheel constraints clean
 
 BIN := .venv/bin
-EXTRAS := dev,parquet,siglip,charts
+EXTRAS := dev,parquet,siglip,charts,train
 CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 

@@ -225,7 +225,7 @@ class NewModelSettings:
 
     size: str | None = setting(
         None,
-        "shape of a new model: tiny (64 pixels, 2 million weights), small (128, 9 million) or base (224, 34 million); "
+        "shape of a new model: tiny (64 pixels, 2 million weights), small (128, 9 million), base (224, 34 million); "
         "small without --from",
     )
     image_size: int | None = setting(None, "pixels of a new model's images, both ways; else by --size")

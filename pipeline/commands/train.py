@@ -15,7 +15,7 @@ from pipeline.progress import Progress
 from pipeline.settings import CatalogSettings, DecodeSettings, FetchSettings, NewModelSettings, TrainSettings
 
 if TYPE_CHECKING:
-    from pipeline.train.training import Trained
+    from pipeline.train.record import Trained
 
 Output = Annotated[
     Path, typer.Option("--output", metavar="FOLDER", help="where the model is put; must not exist yet")
@@ -38,7 +38,7 @@ def train(output: Output, base: From = None, restart: Restart = False, json: Jso
     The output is a folder for catvec run --model. What interrupts it costs little: the same command goes on.
     """
     from pipeline.train.card import shown_command
-    from pipeline.train.training import Surroundings
+    from pipeline.train.job import Surroundings
     from pipeline.train.training import train as train_model
 
     settings = take(

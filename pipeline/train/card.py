@@ -12,14 +12,19 @@ from pipeline import __version__
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from pipeline.train.record import Record
+
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "numpy", "pillow")
 
 
 def shown_command(arguments: Sequence[str]) -> str:
     """The command line, without what stands behind the scheme of a URL: it may be a password (law 10)."""
-    return shlex.join(
-        ["catvec", *(f"{word.partition('://')[0]}://…" if "://" in word else word for word in arguments)]
-    )
+    return shlex.join(["catvec", *map(shown_word, arguments)])
+
+
+def shown_word(word: str) -> str:
+    """A word of the command line without what stands behind the scheme of a URL."""
+    return f"{word.partition('://')[0]}://…" if "://" in word else word
 
 
 def versions() -> dict[str, str]:
@@ -29,10 +34,9 @@ def versions() -> dict[str, str]:
     return found | {name: installed[name] for name in PACKAGES if name in installed}
 
 
-def write_card(record: Mapping[str, Any]) -> str:
-    """The model card of what `training.json` says."""
-    data, metrics = record["data"], record["metrics"]
-    base = f"fine-tuned from {record['base']} ({record['settings']['--tune']})" if record["base"] else "from scratch"
+def write_card(record: Record, *, has_chart: bool) -> str:
+    """The model card, in Markdown with the metadata that the Hub reads."""
+    base = f"from {record.base} ({record.decisive['--tune']})" if record.base else "from scratch"
     lines = [
         "---",
         "library_name: transformers",
@@ -47,29 +51,32 @@ def write_card(record: Mapping[str, Any]) -> str:
         "",
         "## Data",
         "",
-        *_table("what", "count", data),
+        *_table("what", "count", record.data),
         "",
-        "Products are divided by a hash of their ids, or by a column of the catalog; all images of one are in the same "
+        "Products are divided by a hash of their ids, or by a column of the catalog: all images of one are in one "
         "part. `trained_products.npy` has digests of the products it learned from.",
         "",
         "## Metrics",
         "",
     ]
-    if metrics:
-        lines += [
-            f"On {data['images judged on']:,} images of products kept apart, at step {record['best_step']:,} of "
-            f"{record['steps']:,}, the best one by Recall@1. An image looks for its title among all different ones, "
-            "a title for any image that has it.",
-            "",
-            *_table("metric", "value", {name: f"{value:.4f}" for name, value in metrics.items()}),
-        ]
-    else:
-        lines += ["Nothing was kept apart to judge it on."]
-    lines += ["", "![loss, temperature and Recall@K over the steps](curves.png)", ""] if record["has_chart"] else [""]
-    lines += ["## How it was made", "", "```sh", record["command"], "```", ""]
-    lines += _table("setting", "value", record["settings"])
-    lines += ["", *_table("version of", "was", record["versions"]), ""]
-    return "\n".join(lines)
+    lines += _metrics(record)
+    lines += ["", *(["![loss, temperature and Recall@K over the steps](curves.png)", ""] if has_chart else [])]
+    lines += ["## How it was made", "", f"In {record.seconds:,.0f} s, of the last command:", ""]
+    lines += ["```sh", record.command, "```", ""]
+    lines += _table("setting", "value", {name: value for name, value in record.decisive.items() if name[0] == "-"})
+    return "\n".join([*lines, "", *_table("version of", "was", record.versions), ""])
+
+
+def _metrics(record: Record) -> list[str]:
+    if not record.metrics:
+        return ["Nothing was kept apart to judge it on."]
+    return [
+        f"On {record.data['images judged on']:,} images of products kept apart, at step {record.best_step:,} of "
+        f"{record.steps:,}, the best one by Recall@1. An image looks for its title among all different ones, a title "
+        "for any image that has it; Recall@K without a direction is the mean of both.",
+        "",
+        *_table("metric", "value", {name: f"{value:.4f}" for name, value in record.metrics.items()}),
+    ]
 
 
 def _table(name: str, value: str, rows: Mapping[str, Any]) -> list[str]:

@@ -2,8 +2,8 @@
 
 Titles that are the same are no wrong answers for each other's images. They are left out of the comparison (masked)
 instead of being further right answers: with targets spread over all of them, the loss would never reach 0 and would
-pull all images of one title together, though they are pictures of different things. With titles that are all different
-both losses are those of transformers' own models (`return_loss=True`).
+pull all images of one title together, though they are pictures of different things. With titles that all differ both
+losses are those of transformers' own models (`return_loss=True`).
 
 Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision", figure 3;
 Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", algorithm 1.

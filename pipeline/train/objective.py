@@ -53,8 +53,9 @@ class Objective(nn.Module):
         """
         parts = [pixels] if draws is None else [pixels, draws]
         images = self._in_chunks(self.encode_images, *parts)
+        names = tuple(texts)
         encoded = self._in_chunks(
-            lambda *part: self.encode_texts(**dict(zip(texts, part, strict=True))), *texts.values()
+            lambda *part: self.encode_texts(**dict(zip(names, part, strict=True))), *texts.values()
         )
         with torch.autocast(images.device.type, enabled=False):
             return {"loss": self._compare(images.float(), encoded.float()[titles], titles)}
@@ -63,7 +64,6 @@ class Objective(nn.Module):
         bias = getattr(self.model, "logit_bias", None)
         if bias is not None:
             return sigmoid_loss(images, texts, self.model.logit_scale.exp(), bias, titles)
-        self.limit_scale()
         return info_nce(images, texts, self.model.logit_scale.exp(), titles)
 
     def limit_scale(self) -> None:
@@ -71,6 +71,11 @@ class Objective(nn.Module):
         if getattr(self.model, "logit_bias", None) is None:
             with torch.no_grad():
                 self.model.logit_scale.clamp_(max=HIGHEST_LOG_SCALE)
+
+    def is_finite(self) -> bool:
+        """Whether all that can change is still numbers."""
+        free = [weight for weight in self.parameters() if weight.requires_grad]
+        return bool(torch.stack([torch.isfinite(weight).all() for weight in free]).all())
 
     @property
     def temperature(self) -> float:
@@ -80,7 +85,7 @@ class Objective(nn.Module):
         size = self._chunk_size
         if size is None or len(parts[0]) <= size:
             return encode(*parts)
-        chunks = zip(*(part.split(size) for part in parts), strict=True)
+        chunks = ([part[first : first + size] for part in parts] for first in range(0, len(parts[0]), size))
         return torch.cat([checkpoint(encode, *chunk, use_reentrant=False) for chunk in chunks])
 
     def encode_images(self, pixels: Tensor, draws: Tensor | None = None) -> Tensor:

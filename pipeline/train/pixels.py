@@ -84,7 +84,6 @@ def read_pixels(
         todo = [image for image in images if not cache.is_read[image.image_id]]
         # on the cores even where a GPU could: it is done once
         decoder = choose_decoder(settings.decode, spec, [])
-        progress.begin("reading images")
         asyncio.run(_read_all(todo, cache, decoder, _Reading(settings=settings, progress=progress)))
         cache.complete()
     return cache.pixels()
@@ -147,7 +146,8 @@ def _check_room(folder: Path, size_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if size_bytes > free:
         raise CatvecError(
-            f"the decoded images take {size_bytes / 1e9:,.1f} GB beside --output, where {free / 1e9:,.1f} GB are free",
+            f"the decoded images take {size_bytes / 1e9:,.1f} GB beside --output, where {free / 1e9:,.1f} GB are "
+            "free",
             hint="choose an --output on a larger disk, or a model with smaller images",
         )
 

