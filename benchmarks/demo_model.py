@@ -4,8 +4,8 @@
 
 One demo catalog is drawn with every combination twice, by seeds that no training used. Each combination's title is
 searched for among all products, as `catvec search` does it: a product is as near as its nearest image, and a hit
-shows the asked kind, colour and pattern. Zero-shot gives each product's first image the nearest of the words themselves.
-Intervals are Wilson's, of 95 %.
+shows the asked kind, colour and pattern. Zero-shot gives each product's first image the nearest of the words
+themselves. Intervals are Wilson's, of 95 %.
 """
 
 from __future__ import annotations
@@ -48,13 +48,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--name", default="demo_model", help="of the result file")
+    parser.add_argument("--training-note", default="", help="how busy the machine was while the model was trained")
     arguments = parser.parse_args()
     encoder = load_encoder(ModelSettings(model=str(arguments.model), device="cpu", precision="fp32"))
     with tempfile.TemporaryDirectory() as folder:
         path = write_demo_catalog(Path(folder), products=EACH * len(combinations()), seed=SEED)
         rows = [row for row in csv.DictReader(path.open(encoding="utf-8")) if row["product_id"].startswith("demo-")]
         vectors, owners = encode_products(encoder, path.parent, rows)
-    result = measure(encoder, rows, vectors, owners, combinations()) | {"model": describe(arguments.model)}
+    result = measure(encoder, rows, vectors, owners, combinations()) | {
+        "model": describe(arguments.model) | {"training_note": arguments.training_note}
+    }
     write_result(arguments.name, result)
     print(json.dumps(result, indent=2))
 
