@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import shlex
+from contextlib import suppress
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +31,10 @@ def shown_word(word: str) -> str:
 def versions() -> dict[str, str]:
     """What was installed when the model was trained."""
     found = {"catvec": __version__, "python": platform.python_version()}
-    installed = {dist.metadata["Name"].lower(): dist.version for dist in metadata.distributions()}
-    return found | {name: installed[name] for name in PACKAGES if name in installed}
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):  # peft is not there for everyone
+            found[name] = metadata.version(name)
+    return found
 
 
 def write_card(record: Record, *, has_chart: bool) -> str:

@@ -66,7 +66,7 @@ class Judge:
         title_ranks = 1 + ((similarity >= best[None, :]) & ~is_own).sum(dim=0)
         found: dict[str, float] = {}
         for k in AT:
-            by_image, by_title = (float((ranks <= k).float().mean()) for ranks in (image_ranks, title_ranks))
+            by_image, by_title = (_share(ranks <= k) for ranks in (image_ranks, title_ranks))
             found |= {f"recall@{k}": (by_image + by_title) / 2}
             found |= {f"image_to_text_recall@{k}": by_image, f"text_to_image_recall@{k}": by_title}
         return found
@@ -84,3 +84,7 @@ class Judge:
             for first in range(0, len(self._titles), AT_ONCE)
         )
         return torch.cat([objective.encode_texts(**batch).float() for batch in batches])
+
+
+def _share(is_so: Tensor) -> float:
+    return round(is_so.double().mean().item(), 6)

@@ -1,0 +1,377 @@
+"""catvec train: a folder that catvec run takes, whatever interrupts it, and words for what is wrong."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from pipeline.engine.stop import Stop
+from pipeline.errors import CatalogError, CatvecError, ConfigError, LockedError, ModelError
+from pipeline.models.trained import read_trained_products
+from pipeline.models.weights import load_model
+from tests.fixtures.catalogs import write_catalog
+from tests.fixtures.colours import train_on, write_tiles
+from tests.fixtures.command import wait_until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipeline.train.record import Trained
+    from tests.fixtures.command import Catvec, Starter
+
+SMALLEST = (
+    *("--image-size", 16, "--patch-size", 8, "--width", 32, "--layers", 1, "--text-width", 32, "--text-layers", 1),
+    *("--dims", 16, "--batch-size", 32, "--learning-rate", 0.005, "--device", "cpu", "--precision", "fp32"),
+)
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiles(tmp_path_factory.mktemp("tiles"))
+
+
+@pytest.fixture(scope="module")
+def trained(tiles: Path) -> tuple[Path, Trained]:
+    """A model that learned the colours, undisturbed."""
+    output = tiles.parent / "undisturbed"
+    return output, train_on(tiles, output, evaluate_every=10)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def weights_of(folder: Path) -> dict[str, np.ndarray]:
+    return load_file(folder / "model.safetensors")
+
+
+def assert_same_weights(folder: Path, other: Path) -> None:
+    first, second = weights_of(folder), weights_of(other)
+    assert first.keys() == second.keys()
+    for name, values in first.items():
+        np.testing.assert_allclose(values, second[name], atol=1e-4, err_msg=name)
+
+
+def test_a_model_trained_from_scratch_is_run_and_searched(
+    tmp_path: Path, tiles: Path, catvec: Catvec, database_url: str
+) -> None:
+    output = tmp_path / "shop"
+
+    outcome = catvec(
+        "train", tiles, "--output", output, *SMALLEST, "--epochs", 60, "--save-precision", "fp16", "--json"
+    )
+    ran = catvec("run", tiles, "--model", output, "--db", database_url, "--json")
+    found = catvec("search", "green tile", "-k", 3, "--db", database_url, "--json")
+
+    assert outcome.code == 0, outcome.err
+    assert outcome.json()["metrics"]["text_to_image_recall@1"] == 1.0
+    assert ran.json()["embedded"] == 64
+    assert [hit["title"] for hit in found.json()["hits"]] == ["green tile"] * 3
+    assert not (tmp_path / "shop.training").exists()
+    assert {values.dtype.name for values in weights_of(output).values()} == {"float16"}
+
+
+def test_the_card_says_what_it_learned_from_and_how_to_make_it_again(
+    tiles: Path, trained: tuple[Path, Trained]
+) -> None:
+    output, found = trained
+
+    card = (output / "README.md").read_text(encoding="utf-8")
+    curves = read_rows(output / "curves.csv")
+    learned = read_trained_products(output)
+    products = [row["id"] for row in read_rows(tiles)]
+
+    assert (found.is_new, found.steps, found.data["products learned from"]) == (True, 40, 58)
+    assert f"| recall@1 | {found.metrics['recall@1']:.4f} |" in card
+    assert "catvec train …" in card
+    assert "| --learning-rate | 0.005 |" in card
+    assert [int(row["step"]) for row in curves] == list(range(1, 41))
+    assert float(curves[-1]["loss"]) < float(curves[0]["loss"]) / 2
+    assert [row["step"] for row in curves if row["recall@1"]] == ["10", "20", "30", "40"]
+    assert (output / "curves.png").stat().st_size > 10_000
+    assert learned is not None
+    # those that were kept apart were never learned from
+    assert (int(learned.hold(products).sum()), len(products)) == (58, 64)
+
+
+def test_a_killed_training_goes_on_to_the_same_model(
+    tmp_path: Path, tiles: Path, catvec: Catvec, catvec_process: Starter
+) -> None:
+    options = (*SMALLEST, "--epochs", 150, "--evaluate-every", 15, "--seed", 3)
+    output = tmp_path / "killed"
+    process = catvec_process("train", tiles, "--output", output, *options)
+    wait_until((tmp_path / "killed.training/checkpoints/checkpoint-30/trainer_state.json").is_file, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+    went_on = catvec("train", tiles, "--output", output, *options, "--json")
+    undisturbed = catvec("train", tiles, "--output", tmp_path / "whole", *options, "--json")
+
+    assert "going on after step" in went_on.err
+    assert went_on.json()["metrics"] == undisturbed.json()["metrics"]
+    assert_same_weights(output, tmp_path / "whole")
+
+
+def test_a_training_that_is_asked_to_stop_keeps_its_last_step(
+    tmp_path: Path, tiles: Path, trained: tuple[Path, Trained]
+) -> None:
+    output, stop = tmp_path / "stopped", Stop()
+    said: list[str] = []
+
+    def stop_at_first_evaluation(text: str) -> None:
+        if text.startswith("step 10 "):
+            stop.ask("SIGTERM")
+
+    with pytest.raises(KeyboardInterrupt):
+        train_on(tiles, output, evaluate_every=10, stop=stop, tell=stop_at_first_evaluation)
+    went_on = train_on(tiles, output, evaluate_every=10, tell=said.append)
+
+    assert "going on after step 11" in said
+    assert went_on.metrics == trained[1].metrics
+    assert_same_weights(output, trained[0])
+
+
+def test_a_finished_training_is_not_done_again(tiles: Path, trained: tuple[Path, Trained]) -> None:
+    output, found = trained
+    before = (output / "model.safetensors").stat().st_mtime_ns
+
+    again = train_on(tiles, output, evaluate_every=10)
+
+    assert (again.is_new, again.metrics, again.steps) == (False, found.metrics, 40)
+    assert (output / "model.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(ConfigError, match=r"undisturbed' was trained with --epochs 40, now it is 41"):
+        train_on(tiles, output, evaluate_every=10, epochs=41)
+
+
+def test_other_settings_do_not_go_on_with_a_training(tmp_path: Path, tiles: Path) -> None:
+    output, stop = tmp_path / "begun", Stop()
+    stop.ask("SIGTERM")
+    with pytest.raises(KeyboardInterrupt):
+        train_on(tiles, output, stop=stop)
+
+    with pytest.raises(ConfigError, match=r"was begun with --learning-rate 0.005, now it is 0.001") as refused:
+        train_on(tiles, output, learning_rate=0.001)
+    anew = train_on(tiles, output, learning_rate=0.001, epochs=2, restart=True)
+
+    assert "--restart forgets it" in str(refused.value.hint)
+    assert anew.steps == 2
+
+
+@pytest.mark.parametrize(
+    ("evaluate_every", "message", "kept"),
+    [
+        (10, "the loss is nan at step 3, where the training stopped", "there is no checkpoint yet; "),
+        (1, "vectors are not finite at step 2, where the training stopped", "the checkpoint of step 1 stays in "),
+    ],
+)
+def test_a_training_that_diverges_stops_and_keeps_the_last_good_checkpoint(
+    tmp_path: Path, tiles: Path, evaluate_every: int, message: str, kept: str
+) -> None:
+    output = tmp_path / "broken"
+
+    with pytest.raises(ModelError) as stopped:
+        # the first step of the warm-up changes nothing yet
+        train_on(tiles, output, learning_rate=1e30, warmup=0.1, evaluate_every=evaluate_every)
+
+    assert stopped.value.message == message
+    assert str(stopped.value.hint).startswith(kept)
+    assert str(stopped.value.hint).endswith("begin anew with --restart and a lower --learning-rate than 1e+30")
+    assert not output.exists()
+    for checkpoint in (tmp_path / "broken.training" / "checkpoints").iterdir():
+        assert all(np.isfinite(values).all() for values in weights_of(checkpoint).values())
+
+
+def test_what_cannot_be_used_is_counted_and_named(tmp_path: Path, tiles: Path) -> None:
+    rows = read_rows(tiles)
+    rows[3] |= {"title": ""}
+    rows[4] |= {"image": "gone.png"}
+    catalog = write_catalog(tiles.parent / "faulty.csv", rows)
+    said: list[str] = []
+
+    found = train_on(catalog, tmp_path / "out", epochs=1, tell=said.append)
+
+    named = read_rows(tmp_path / "out.left_out.csv")
+    assert {row["product_id"]: row["code"] for row in named} == {"T003": "no_title", "T004": "file_not_found"}
+    assert found.data["products without a title"] == 1
+    assert found.data["images left out, file_not_found"] == 1
+    assert any(
+        line.startswith("left out: 1 file_not_found, 1 no_title (T004, T003); all are named in") for line in said
+    )
+
+
+def test_titles_that_are_all_the_same_teach_nothing(tmp_path: Path) -> None:
+    catalog = write_tiles(tmp_path / "one", products=8)
+    catalog.write_text(
+        "id,title,image\n" + "".join(f"{number},The Thing,{number}.png\n" for number in range(8)), encoding="utf-8"
+    )
+
+    with pytest.raises(CatalogError, match=r"^all \d images have the title 'The Thing', expected different ones$"):
+        train_on(catalog, tmp_path / "out")
+
+
+def test_products_without_titles_teach_nothing(tmp_path: Path) -> None:
+    catalog = write_tiles(tmp_path / "none", products=3)
+    catalog.write_text("id,image\n1,1.png\n2,2.png\n", encoding="utf-8")
+
+    with pytest.raises(CatalogError, match=r"^there is nothing to learn from: 2 products have images and no title$"):
+        train_on(catalog, tmp_path / "out")
+
+
+def test_images_that_cannot_be_read_teach_nothing(tmp_path: Path) -> None:
+    catalog = write_tiles(tmp_path / "gone", products=4)
+    for path in catalog.parent.glob("*.png"):
+        path.write_bytes(b"nothing")
+
+    with pytest.raises(CatalogError, match=r"^none of 4 images can be used: not_an_image 4$"):
+        train_on(catalog, tmp_path / "out", validation_share=0.0)
+
+
+def test_fewer_products_than_a_batch_are_one_batch(tmp_path: Path) -> None:
+    said: list[str] = []
+    catalog = write_tiles(tmp_path / "few", products=8)
+
+    found = train_on(catalog, tmp_path / "out", epochs=3, validation_share=0.0, tell=said.append)
+
+    assert (found.steps, found.metrics) == (3, {})
+    assert said[:2] == [
+        "there are 8 images to learn from, fewer than a batch of 32",
+        "too few products are kept apart to judge on: there is no Recall@1, and no early end",
+    ]
+    assert "Nothing was kept apart to judge it on." in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+
+
+def test_training_ends_when_it_gets_no_better(tmp_path: Path, tiles: Path) -> None:
+    found = train_on(tiles, tmp_path / "out", learning_rate=1e-9, epochs=60, evaluate_every=1, patience=3)
+
+    # what is learned at such a rate changes no rank
+    assert found.steps < 10
+
+
+@pytest.mark.parametrize("tune", ["all", "last:1", "lora"])
+def test_a_model_is_tuned_and_stays_an_ordinary_one(tmp_path: Path, tiny_clip: Path, tune: str) -> None:
+    catalog = write_tiles(tmp_path / "tiles", products=24)
+    output = tmp_path / "tuned"
+
+    train_on(catalog, output, base=str(tiny_clip), tune=tune, epochs=2, batch_size=8, learning_rate=1e-3)
+
+    before, after = weights_of(tiny_clip), weights_of(output)
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert before.keys() == after.keys()
+    assert load_model(output).config.model_type == "clip"
+    assert ("vision_model.encoder.layers.1.mlp.fc1.weight" in changed) is True
+    assert ("vision_model.encoder.layers.0.mlp.fc1.weight" in changed) is (tune != "last:1")
+    assert ("text_model.embeddings.token_embedding.weight" in changed) is (tune == "all")
+    assert ("vision_model.pre_layrnorm.weight" in changed) is (tune == "all")
+    for name in ("tokenizer.json", "preprocessor_config.json"):
+        assert (output / name).read_bytes() == (tiny_clip / name).read_bytes()
+
+
+def test_siglip_is_tuned_with_its_own_loss(tmp_path: Path, tiny_siglip: Path) -> None:
+    catalog = write_tiles(tmp_path / "tiles", products=16)
+
+    found = train_on(catalog, tmp_path / "out", base=str(tiny_siglip), epochs=2, batch_size=8)
+
+    assert found.steps == 2 * (found.data["images learned from"] // 8)
+    assert load_model(tmp_path / "out").config.model_type == "siglip"
+
+
+def test_what_the_first_model_learned_from_is_not_forgotten(tmp_path: Path, trained: tuple[Path, Trained]) -> None:
+    rows = write_tiles(tmp_path / "more", products=16)
+    rows.write_text(rows.read_text(encoding="utf-8").replace("T0", "U0"), encoding="utf-8")
+
+    train_on(rows, tmp_path / "out", base=str(trained[0]), epochs=1, batch_size=8, validation_share=0.0)
+
+    before, after = read_trained_products(trained[0]), read_trained_products(tmp_path / "out")
+    assert before is not None
+    assert after is not None
+    assert len(after.digests) == len(before.digests) + 16
+
+
+def test_a_model_without_a_text_side_is_refused(tmp_path: Path, tiles: Path, tiny_image_only: Path) -> None:
+    with pytest.raises(
+        ModelError, match=r"tiny-image-only' has no text side, expected one: training compares images"
+    ):
+        train_on(tiles, tmp_path / "out", base=str(tiny_image_only))
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path, tiles: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+
+    with pytest.raises(ConfigError, match=r"which holds 'notes.txt', expected a folder that does not exist yet$"):
+        train_on(tiles, tmp_path)
+    with pytest.raises(ConfigError, match=r"notes.txt', which is a file, expected a folder"):
+        train_on(tiles, tmp_path / "notes.txt")
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "training.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"training.json' is not what catvec train writes$"):
+        train_on(tiles, tmp_path / "odd")
+
+
+def test_two_trainings_do_not_write_one_folder(tmp_path: Path, tiles: Path) -> None:
+    def begin_another(_: str) -> None:
+        train_on(tiles, tmp_path / "out")
+
+    with pytest.raises(LockedError, match=r"^another training is at work in '.*out.training'$"):
+        train_on(tiles, tmp_path / "out", tell=begin_another)
+
+
+def test_an_output_that_cannot_be_written_is_told(tmp_path: Path, tiles: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+
+    with pytest.raises(
+        CatvecError, match=r"^the training cannot be kept in '.*': (not a directory|Not a directory)$"
+    ):
+        train_on(tiles, tmp_path / "file" / "out")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--from", "vit-b-32", "--size", "tiny"), "--size is for a new model, but --from names one to go on with"),
+        (("--tune", "lora"), "--tune is 'lora', but without --from there is no model to keep a part of"),
+        (("--tune", "some"), "--tune is 'some', expected all, lora or last:N, such as last:2"),
+        (("--size", "huge"), "--size is 'huge', expected tiny, small, base"),
+        (
+            ("--image-size", 60, "--patch-size", 16),
+            "--image-size is 60 and --patch-size 16, expected a multiple of it",
+        ),
+        (("--width", 100), "--width is 100, expected a multiple of 32"),
+        (("--validation-share", 0.95), "--validation-share is 0.95, expected 0 to 0.9"),
+        (("--learning-rate", 0), "--learning-rate is 0.0, expected more than 0"),
+        (("--batch-size", 1), "--batch-size is 1, expected at least 2"),
+        (("--device", "cuda:1"), "--device is 'cuda:1', expected auto, cuda, mps or cpu"),
+        (
+            ("--split-column", "fold"),
+            "--split-column is 'fold', which no product has, expected 'train' for some",
+        ),
+    ],
+)
+def test_wrong_options_are_told_before_any_work(
+    tmp_path: Path, tiles: Path, catvec: Catvec, options: tuple[object, ...], message: str
+) -> None:
+    outcome = catvec("train", tiles, "--output", tmp_path / "out", *options)
+
+    assert outcome.complaint()[:2] == (2, message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_line_of_the_card_holds_no_password() -> None:
+    from pipeline.train.card import shown_command
+
+    said = shown_command(["train", "postgresql://shop:secret@db/shop", "--query", "SELECT 1", "--output", "out"])
+
+    assert said == "catvec train 'postgresql://…' --query 'SELECT 1' --output out"
+
+
+def test_the_record_is_json(trained: tuple[Path, Trained]) -> None:
+    record = json.loads((trained[0] / "training.json").read_text(encoding="utf-8"))
+
+    assert record["decisive"]["--epochs"] == 40
+    assert record["versions"]["catvec"]
