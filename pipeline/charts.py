@@ -226,7 +226,7 @@ def draw_training(rows: Sequence[Mapping[str, float]], path: Path, title: str) -
     """Loss, temperature and Recall@K over the steps of a training. Raises ConfigError."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(14, 4.2), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(15, 4.2), layout="constrained", facecolor="white")
     figure.suptitle(title, fontsize=13, color=INK)
     loss, temperature, recall = figure.subplots(1, 3)
     _draw_series(loss, rows, ["loss"], "Loss")
@@ -235,7 +235,7 @@ def draw_training(rows: Sequence[Mapping[str, float]], path: Path, title: str) -
         ways = ["recall@1", "image_to_text_recall@1", "text_to_image_recall@1", "recall@5", "recall@10"]
         _draw_series(recall, rows, ways, "Recall@K on products kept apart")
         recall.set_ylim(0, 1.02)
-        recall.legend(frameon=False, fontsize=8, loc="lower right", labelcolor=INK)
+        recall.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), labelcolor=INK)
     else:
         recall.set_axis_off()
     _save(figure, path)
