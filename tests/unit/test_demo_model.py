@@ -68,17 +68,19 @@ def test_the_order_of_words_matters_little(encoder: Encoder) -> None:
     assert (texts @ texts.T).min() > (texts @ others.T).max()
 
 
-def test_neighbours_share_colour_and_kind(
+def test_neighbours_share_two_of_three(
     products: tuple[list[dict[str, str]], NDArray[np.float32], NDArray[np.int64]],
 ) -> None:
-    """Of the 3 nearest images of other products; by chance 8 % share the colour and 5 % the kind."""
+    """Kind, colour and pattern, of the 3 nearest images of other products; by chance 3 % share two of them."""
     rows, vectors, owners = products
     similarity = vectors @ vectors.T
     similarity[owners[:, None] == owners[None, :]] = -2
     nearest = owners[np.argsort(-similarity, axis=1)[:, :3]]
-    for name in ("colour", "kind"):
+    shared = np.zeros(nearest.shape, dtype=int)
+    for name in ("kind", "colour", "pattern"):
         words = np.array([row[name] for row in rows])
-        assert (words[nearest] == words[owners][:, None]).mean() >= 0.5
+        shared += words[nearest] == words[owners][:, None]
+    assert (shared >= 2).mean() >= 0.7
 
 
 def test_half_precision_gives_the_same_vectors(
