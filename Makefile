@@ -101,6 +101,8 @@ bench: setup ## the benchmarks (minutes): make bench PHOTOS=path/to/catalog.csv;
 	fi
 	@$(BIN)/python -m benchmarks.startup --model build/clip-b32-random
 	@$(BIN)/python -m benchmarks.encode --model build/clip-b32-random
+	@$(BIN)/python -m benchmarks.decode_workers "$(PHOTOS)"
+	@$(BIN)/python -m benchmarks.compiled --models vit-b-32
 	@$(BIN)/python -m benchmarks.parity "$(PHOTOS)" --model build/clip-b32-random
 	@$(BIN)/python -m benchmarks.end_to_end "$(PHOTOS)" --model build/clip-b32-random
 	@$(BIN)/python -m benchmarks.real_catalog "$(PHOTOS)" --model build/clip-b32-random
@@ -110,6 +112,7 @@ bench: setup ## the benchmarks (minutes): make bench PHOTOS=path/to/catalog.csv;
 	@$(BIN)/python -m benchmarks.similar
 	@$(BIN)/python -m benchmarks.switch
 	@$(BIN)/python -m benchmarks.write_path
+	@$(BIN)/python -m benchmarks.bundle
 	@$(BIN)/python -m benchmarks.report
 
 lint: setup ## ruff (rules and format) and mypy (strict)

@@ -21,6 +21,7 @@ from pipeline.commands.config import FILE_NAME, read_config
 from pipeline.commands.database import db_app
 from pipeline.commands.demo import demo
 from pipeline.commands.doctor import doctor
+from pipeline.commands.evaluate import evaluate_app
 from pipeline.commands.explain import explain
 from pipeline.commands.failures import failures, retry
 from pipeline.commands.find import search, similar
@@ -29,9 +30,11 @@ from pipeline.commands.logs import LogFormat, configure_logging
 from pipeline.commands.look import status
 from pipeline.commands.models import models_app
 from pipeline.commands.neighbours import neighbours_app
+from pipeline.commands.options import path
 from pipeline.commands.outcome import exit_code_of
 from pipeline.commands.queries import embed_text, queries_app
 from pipeline.commands.run import plan, run
+from pipeline.commands.tag import tag
 from pipeline.commands.terminal import print_data, say_error
 from pipeline.commands.train import train
 from pipeline.errors import CatvecError
@@ -51,6 +54,7 @@ app.command()(load)
 app.command()(export)
 app.command()(search)
 app.command()(similar)
+app.command()(tag)
 app.command()(embed_text)
 app.add_typer(queries_app, name="queries")
 app.command()(status)
@@ -59,6 +63,7 @@ app.command()(retry)
 app.add_typer(models_app, name="models")
 app.add_typer(index_app, name="index")
 app.add_typer(neighbours_app, name="neighbours")
+app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(db_app, name="db")
 app.command()(doctor)
 app.command()(explain)
@@ -77,7 +82,8 @@ def _version(asked: bool) -> None:
 def prepare(
     context: typer.Context,
     config: Annotated[
-        Path | None, typer.Option("--config", envvar="CATVEC_CONFIG", help="configuration file; else ./catvec.toml")
+        Path | None,
+        typer.Option("--config", parser=path, envvar="CATVEC_CONFIG", help="configuration file; else ./catvec.toml"),
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="more words; tracebacks of errors")] = False,
     log_format: LogFormat = "text",

@@ -67,4 +67,5 @@ def mean_cosine(vectors: NDArray[np.float32], *, pairs: int = 10_000, seed: int 
 
 
 def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: NDArray[np.float64] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit

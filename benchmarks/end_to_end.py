@@ -33,7 +33,7 @@ from benchmarks.photo_server import serve
 from pipeline.images.decode import decode_pixels
 from pipeline.images.fetch import Fetcher
 from pipeline.models.encoder import Encoder, load_encoder
-from pipeline.records import ImageRef
+from pipeline.records import Fetched, ImageRef
 from pipeline.settings import DecodeSettings, FetchSettings, ModelSettings
 
 if TYPE_CHECKING:
@@ -177,7 +177,8 @@ async def fetch_all(photos: list[Photo]) -> list[bytes]:
         ImageRef(image_id=number, product_id=photo.product_id, url=photo.url) for number, photo in enumerate(photos)
     ]
     async with Fetcher(FetchSettings(allow_private_hosts=True), None) as fetcher:
-        return [fetched.data for fetched in await asyncio.gather(*(fetcher.fetch(image) for image in images))]
+        answers = await asyncio.gather(*(fetcher.fetch(image) for image in images))
+        return [answer.data for answer in answers if isinstance(answer, Fetched)]
 
 
 def measure_forward(encoder: Encoder, batch: int, pixels: list[NDArray[np.uint8]]) -> float:

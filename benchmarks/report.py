@@ -72,6 +72,35 @@ def write_encode(result: Result) -> Iterator[str]:
         yield f"| {line['precision']} | {line['batch_size']} | {spread(line | {'median': line['images_per_s']})} |"
 
 
+def write_decode_workers(result: Result) -> Iterator[str]:
+    photos = result["photos"]
+    size = "×".join(f"{pixels:.0f}" for pixels in photos["median_pixels"])
+    yield (
+        f"{photos['photos']} photos of {size} pixels (median), decoded to {result['image_size']}×"
+        f"{result['image_size']}, {result['rounds']} rounds."
+    )
+    yield ""
+    yield from table("workers", "images/s: threads", "processes", "core ms an image: threads", "processes")
+    lines = {(line["kind"], line["workers"]): line for line in result["lines"]}
+    for workers in dict.fromkeys(line["workers"] for line in result["lines"]):
+        both = [lines[kind, workers] for kind in ("threads", "processes")]
+        rates, costs = (
+            [spread(line[key], digits) for line in both] for key, digits in (("images_per_s", 1), ("core_ms", 2))
+        )
+        yield f"| {workers} | {' | '.join([*rates, *costs])} |"
+
+
+def write_compiled(result: Result) -> Iterator[str]:
+    yield from table("model", "way", "images/s", "least cosine with eager", "seconds to compile", "pays from")
+    for name, measured in result["models"].items():
+        for way, found in measured["ways"].items():
+            how, _, layout = way.partition(", ")
+            took, pays = measured["compile_s"][layout], measured["pays_from_images"][layout]
+            told = f"{took} | {f'{pays:,} images' if pays else 'never'}" if how == "compiled" else " | "
+            where = f"{name}, {measured['precision']}, batches of {measured['batch_size']}"
+            yield f"| {where} | {way} | {spread(found['images_per_s'])} | {found['least_cosine']:.6f} | {told} |"
+
+
 def write_parity(result: Result) -> Iterator[str]:
     yield from table("photos", "precision", "reduced decoding", "least cosine", "mean cosine")
     for name, found in result["sets"].items():
@@ -272,17 +301,61 @@ def interval(found: Result) -> str:
     return f"{found['share']:.3f} ({least:.3f}–{most:.3f})"
 
 
+def write_bundle(result: Result) -> Iterator[str]:
+    yield (
+        f"{result['vectors']:,} vectors of {result['dims']} dimensions, each of a product of its own, in parts of "
+        f"{result['rows_of_a_part']:,} rows at most."
+    )
+    yield ""
+    yield from table("", "vectors/s")
+    for way, found in result["vectors_per_s"].items():
+        yield f"| {way} | {spread(found, 0)} |"
+
+
+def write_tag(result: Result) -> Iterator[str]:
+    after = result["after"]
+    yield (
+        f"{result['products']:,} products with one image each, {result['dimensions']} dimensions, {result['labels']} "
+        f"labels, into an empty table; asked: {result['asked_seconds']} s."
+    )
+    yield ""
+    yield from table(
+        "", "matrix products in numpy (catvec tag), seconds", "one statement of SQL, seconds", "same labels"
+    )
+    for name, way in result["ways"].items():
+        yield (
+            f"| {name} | {spread(way['seconds']['numpy'])} | {spread(way['seconds']['sql'])} | "
+            f"{way['same_labels']:.3%} |"
+        )
+    yield ""
+    yield (
+        f"The same command again: {after['nothing_changed_s']:.1f} s; with another picture for one product in a "
+        f"hundred: {after['one_in_a_hundred_changed_s']:.1f} s. `similar_products` with a filter by tag:"
+    )
+    yield ""
+    yield from table("label", "products kept", "ms")
+    shown = [found for found in after["searches"] if found["rows_of_the_last"]]
+    for found in (shown[0], shown[len(shown) // 2], shown[-1]):
+        yield f"| {found['label']} | {found['kept']:.2%} | {spread(found['ms'])} |"
+
+
 SECTIONS: dict[str, Callable[[Result], Iterator[str]]] = {
     "similar": write_similar,
+    "tag": write_tag,
     "end_to_end": write_end_to_end,
     "real_catalog": write_real_catalog,
     "nightly": write_nightly,
     "seven_nights": write_seven_nights,
     "startup": write_startup,
     "encode": write_encode,
+    "decode_workers": write_decode_workers,
+    "gpu_decode_workers": write_decode_workers,
+    "compiled": write_compiled,
+    "gpu_compiled": write_compiled,
     "parity": write_parity,
     "switch": write_switch,
     "write_path": write_write_path,
+    "bundle": write_bundle,
     "demo_model": write_demo_model,
 }
 

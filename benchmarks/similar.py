@@ -106,7 +106,7 @@ def main() -> None:
 def measure_builds(connection: Connection, repeats: int) -> dict[str, Any]:
     """The same index as catvec builds it, and under the server's default settings. Catvec's stays."""
     model = stored(connection, "drawn")
-    seconds = []
+    seconds: list[float] = []
     for _ in range(repeats):
         drop_index(connection, model)
         with timed(seconds):
@@ -160,7 +160,8 @@ def measure_texts(connection: Connection, cloud: Cloud, queries: int) -> list[di
     ]
     found = []
     for name, query in (("function", SEARCH), ("by_hand", SEARCH_BY_HAND)):
-        shares, seconds = [], []
+        shares: list[float] = []
+        seconds: list[float] = []
         for text, truth in zip(texts, truths, strict=True):
             with timed(seconds):
                 rows = connection.execute(query, {"vector": HalfVector(text), "k": K}).fetchall()
@@ -225,7 +226,9 @@ def filters(connection: Connection, cloud: Cloud) -> Iterator[Filter]:
 
 def ask(connection: Connection, query: str, cloud: Cloud, entry: Filter, places: NDArray[np.int64]) -> dict[str, Any]:
     """Recall of the k nearest, latency, and how many answers had fewer rows than exist."""
-    shares, short, seconds = [], 0, []
+    shares: list[float] = []
+    seconds: list[float] = []
+    short = 0
     for place in places:
         parameters = {"product": f"P{place}", "k": K, "filter": json.dumps(entry.conditions)}
         with timed(seconds):

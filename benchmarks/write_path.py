@@ -157,7 +157,7 @@ def _copy(target: Target, outcomes: Outcomes, statement: str, data: bytes) -> No
     connection = target.session.connection()
     with connection.transaction(), connection.cursor() as cursor:
         cursor.execute(CREATE_STAGE)
-        with cursor.copy(statement) as copy:  # type: ignore[call-overload]
+        with cursor.copy(statement) as copy:
             copy.write(data)
         with connection.pipeline():
             cursor.execute(_of_table(INSERT_STAGE, target), (target.run_id,))
@@ -185,7 +185,7 @@ def _write_rest(cursor: Cursor, target: Target, outcomes: Outcomes) -> None:
 
 
 def _of_table(query: str, target: Target) -> sql.Composed:
-    return sql.SQL(query).format(table=sql.Identifier(target.model.table))  # type: ignore[arg-type]
+    return sql.SQL(query).format(table=sql.Identifier(target.model.table))
 
 
 # ---- the measurement
@@ -206,7 +206,7 @@ def main() -> None:
             for case in cases if number % 2 == 0 else reversed(cases):
                 rates[case].append(measure(server, case, embedded))
             print(f"round {number + 1} of {arguments.rounds} done", flush=True)
-        result = {"server": describe_server(server.url())}
+        result: dict[str, Any] = {"server": describe_server(server.url())}
     result |= {"vectors": len(embedded), "dims": DIMS, "chunk_of_run": WRITE_IMAGES, "round_trip_ms": 2000 * DELAY_S}
     result |= summarize(rates)
     for case, found in rates.items():
@@ -256,7 +256,7 @@ def measure(server: EmbeddedServer, case: Case, embedded: Sequence[Embedding]) -
             url = stack.enter_context(delayed(url, delay_s=DELAY_S))
         session = stack.enter_context(Session(url))
         if case.setting:
-            session.connection().execute(case.setting)  # type: ignore[call-overload]
+            session.connection().execute(case.setting)
         target = Target(session=session, model=model, run_id=run_id)
         write = CONTENDERS.get(case.name, catvec)
         began = time.perf_counter()

@@ -59,7 +59,7 @@ def ingest_to_bundle(
     progress.begin("reading the catalog")
     require_decoder(settings)
     rows = read_rows(settings, stdin)  # a wrong file is told before a model is looked for
-    with _claimed(folder, progress, stop, wait):
+    with claimed_in_time(folder, progress=progress, stop=stop, wait=wait):
         progress.begin("checking the model")
         bundle, on_demand = _open(settings, folder, progress)
         progress.begin("reading the bundle")
@@ -71,7 +71,7 @@ def ingest_to_bundle(
 
 
 @contextmanager
-def _claimed(folder: Path, progress: Progress, stop: Stop, wait: timedelta) -> Iterator[None]:
+def claimed_in_time(folder: Path, *, progress: Progress, stop: Stop, wait: timedelta) -> Iterator[None]:
     """Write to the bundle alone. Raises LockedError when another run does for too long."""
     from pipeline.bundle.folder import claimed
 
@@ -111,9 +111,16 @@ def open_for(folder: Path, wanted: Manifest) -> Bundle:
         wanted.model,
         known.model,
         where=f"bundle {str(folder)!r}",
-        hint="give this model a bundle of its own",
+        hint=_cure(wanted.model, known.model),
     )
     return Bundle(folder=folder, manifest=known)
+
+
+def _cure(wanted: BundleModel, known: BundleModel) -> str:
+    own = "give this model a bundle of its own"
+    if (wanted.source, wanted.revision, wanted.fingerprint) != (known.source, known.revision, known.fingerprint):
+        return own
+    return f"it is the same model: leave --model-name out, and let catvec load name it with --model-name; or {own}"
 
 
 def _check_catalog(folder: Path, found: str, wanted: str) -> None:
@@ -159,7 +166,7 @@ def _work_off(
     breaker = None
     try:
         if to_do:
-            new = to_do - len(contents.failed)
+            new = to_do - contents.failed_bare()
             _encode(settings, bundle, contents, new=new, on_demand=on_demand, progress=progress, stop=stop)
     except BreakerError as error:
         breaker = error

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from pipeline.bench.measurement import Bench
+    from pipeline.evaluate.zero_shot import ZeroShot
     from pipeline.store.candidates import Candidate
     from pipeline.tuning import Tuning
 
@@ -173,9 +174,10 @@ def draw_bench(measured: Bench, path: Path) -> None:
     figure = Figure(figsize=(9.6, 4.8), layout="constrained", facecolor="white")
     axes = figure.subplots()
     weights = " with random weights" if where.weights == "random" else ""
+    device = where.device if where.devices == 1 else f"{where.devices} devices like {where.device}"
     figure.suptitle(f"What limits model {where.model}{weights} here", fontsize=13, color=INK, x=0.02, ha="left")
     axes.set_title(
-        f"{where.device} in {where.precision}, batches of {where.batch_size}; {where.cores} cores; "
+        f"{device} in {where.precision}, batches of {where.batch_size}; {where.cores} cores; "
         f"{pictures.images:,} pictures of {pictures.width} × {pictures.height} and "
         f"{pictures.size_bytes / 1000:,.0f} kB (medians)",
         fontsize=9.5,
@@ -253,3 +255,39 @@ def _draw_series(axes: Axes, rows: Sequence[Mapping[str, float]], names: Sequenc
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=INK)
+
+
+MOST_NUMBERS = 40
+"""labels up to which each cell of a confusion matrix can hold its number"""
+
+
+def draw_confusion(found: ZeroShot, path: Path) -> None:
+    """What each label was taken for: a row for each true label, coloured by its shares. Raises ConfigError."""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    labels = [entry.label for entry in found.classes]
+    counts = np.array(found.confusion)
+    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    edge = min(24.0, 2.8 + 0.42 * len(labels))
+    figure = Figure(figsize=(edge + 1.6, edge), layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    figure.suptitle(f"Model {found.model}: {found.attribute} without training", fontsize=13, color=INK)
+    axes.set_title(
+        f"{found.coverage.products:,} products, {found.top1.value:.1%} right "
+        f"(95 % {found.top1.low:.1%} to {found.top1.high:.1%})",
+        fontsize=10,
+        color=GREY,
+    )
+    shown = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in zip(*np.nonzero(counts), strict=True) if len(labels) <= MOST_NUMBERS else ():
+        colour = "white" if shares[row, column] > 0.55 else INK
+        axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", fontsize=8, color=colour)
+    axes.set_xticks(range(len(labels)), labels, rotation=90)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_xlabel("given", color=INK)
+    axes.set_ylabel("true", color=INK)
+    axes.tick_params(colors=INK, length=0)
+    axes.spines[:].set_visible(False)
+    figure.colorbar(shown, ax=axes, shrink=0.7, label="share of the true label")
+    _save(figure, path)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from pipeline.engine.stages import Fetcher, Stages
     from pipeline.engine.stop import Stop
+    from pipeline.images.decoder import Decoder
     from pipeline.on_demand import ModelOnDemand
     from pipeline.progress import Progress
     from pipeline.records import ImageRef, Outcomes
@@ -64,11 +65,11 @@ def make_stages(
 ) -> Stages:
     """The work of each stage, as the settings say."""
     from pipeline.engine.stages import Stages
-    from pipeline.images.decoder import choose_decoder
+    from pipeline.images.decoder import LateDecoder
 
-    encoders = on_demand.encoders() if settings.decode.decoder == "nvjpeg" else on_demand.loaded
-    devices = [encoder.device for encoder in encoders]
-    decoder = choose_decoder(settings.decode, on_demand.spec.preprocess, devices)
+    decoder = LateDecoder(partial(_choose_decoder, settings, on_demand))
+    if settings.decode.decoder == "nvjpeg":
+        decoder.choose()  # what cannot be had is refused before any work
     return Stages(
         open_fetcher=partial(open_fetcher, settings),
         find_known=destination.find_known,
@@ -79,6 +80,14 @@ def make_stages(
         write=destination.write,
         is_away=destination.is_away,
     )
+
+
+def _choose_decoder(settings: RunSettings, on_demand: ModelOnDemand) -> Decoder:
+    from pipeline.images.decoder import choose_decoder
+
+    # Pillow does not ask where
+    devices = [] if settings.decode.decoder == "pillow" else on_demand.devices()
+    return choose_decoder(settings.decode, on_demand.spec.preprocess, devices)
 
 
 def run_stages(
@@ -111,13 +120,11 @@ def run_stages(
 
 def _noting_hosts(work: Iterable[list[ImageRef]], progress: Progress) -> Iterator[list[ImageRef]]:
     """The work as it is; the progress learns how many hosts there are, for which the downloads per host count."""
+    from pipeline.engine.breaker import host_of
+
     for page in work:
-        progress.hosts.update(_host(image.url) for image in page if "://" in image.url)
+        progress.hosts.update(host for image in page if (host := host_of(image.url)) is not None)
         yield page
-
-
-def _host(url: str) -> str:
-    return url.partition("://")[2].partition("/")[0]
 
 
 def open_fetcher(settings: RunSettings) -> AbstractAsyncContextManager[Fetcher]:

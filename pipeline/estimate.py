@@ -12,7 +12,6 @@ another hour, or from another place: so ask from where the run is to be.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -26,10 +25,10 @@ import numpy as np
 from pipeline.errors import ConfigError, ItemError, ModelError
 from pipeline.pace import cost_of, remaining_s
 from pipeline.records import Fetched
+from pipeline.stated import check_dims, find_stated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from pipeline.progress import Progress
     from pipeline.records import Decoded, ImageRef, PreprocessSpec
     from pipeline.settings import EstimateSettings, RunSettings
+    from pipeline.stated import StatedRate
     from pipeline.store.models import StoredModel
     from pipeline.store.size import VectorSize
 
@@ -114,31 +114,38 @@ class Estimate:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Box:
     """The machine that is to do it: how many threads decode, what encodes (an encoder here, or a stated rate), and
-    how images are prepared for that. `dims` None: not known without the model."""
+    how images are prepared for that. `devices` encode side by side, each at the rate measured or stated. `dims`
+    None: not known without the model."""
 
     threads: int
     preprocess: PreprocessSpec
     dims: int | None
     storage: str
     encoder: Encoder | None
-    stated: float | None
+    stated: StatedRate | None
+    devices: int = 1
 
     @property
     def source(self) -> str:
-        if self.encoder is None:
-            return "as stated"
-        return f"measured on {self.encoder.device} in {self.encoder.precision}"
+        if self.encoder is not None:
+            on = f"measured on {self.encoder.device} in {self.encoder.precision}"
+        else:
+            on = self.stated.source if self.stated else "not known"
+        return on if self.devices == 1 else f"{on}, for {self.devices}"
 
     @property
     def is_cpu(self) -> bool:
         """Whether encoding takes its time from decoding."""
-        return self.encoder is not None and self.encoder.device == "cpu"
+        measured = self.encoder or self.stated
+        return measured is not None and measured.device == "cpu"
 
 
 @dataclass(slots=True)
 class _Fetches:
-    """What became of the sample; `ended_s` are the moments at which answers came, in order."""
+    """What became of the sample, which came from so many `hosts`; `ended_s` are the moments at which answers came,
+    in order."""
 
+    hosts: int = 0
     fetched: list[Fetched] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     unchanged: int = 0
@@ -173,7 +180,7 @@ def estimate_plan(
     """
     from pipeline.plan import look
 
-    stated = wanted.images_per_s if wanted.bench is None else _read_bench(wanted.bench)
+    stated = find_stated(wanted, settings.model)
     progress.begin("comparing the catalog")
     found = look(settings, url=url, stdin=stdin, sample=wanted.sample)
     if not found.sample:
@@ -189,31 +196,16 @@ def estimate_plan(
     return replace(found.plan, estimate=_foretell(settings, box, found.plan.to_fetch, fetches, decodes, encodes_s))
 
 
-def _read_bench(path: Path) -> float:
-    """What `catvec bench --json` printed, alone or at the end of other output. Raises ConfigError."""
-    try:
-        rate = json.loads(path.read_text(encoding="utf-8").strip().splitlines()[-1])["forward"]["images_per_s"]
-        if rate > 0:
-            return float(rate)
-    except OSError as error:
-        raise ConfigError(f"--bench {str(path)!r} cannot be read: {error.strerror}") from error
-    except (ValueError, LookupError, TypeError) as error:
-        raise _not_a_bench(path) from error
-    raise _not_a_bench(path)
-
-
-def _not_a_bench(path: Path) -> ConfigError:
-    return ConfigError(f"--bench {str(path)!r} has no forward.images_per_s, which catvec bench --json prints")
-
-
 def _choose_box(
-    settings: RunSettings, wanted: EstimateSettings, stored: StoredModel | None, stated: float | None
+    settings: RunSettings, wanted: EstimateSettings, stored: StoredModel | None, stated: StatedRate | None
 ) -> _Box:
     """With a stated rate nothing is loaded, and of the usual models nothing downloaded."""
     from pipeline.encoding import usable_cores
 
     encoder = None if stated else _load(settings, stored)
     shape = _shape(settings, stored) if encoder is None else encoder.spec
+    if stated is not None:
+        check_dims(stated, shape.dims)
     return _Box(
         threads=settings.decode_threads or wanted.cores or usable_cores(),
         preprocess=shape.preprocess,
@@ -221,17 +213,33 @@ def _choose_box(
         storage=settings.storage or (stored.storage if stored else "halfvec"),
         encoder=encoder,
         stated=stated,
+        devices=_count_devices(settings, wanted),
     )
 
 
+def _count_devices(settings: RunSettings, wanted: EstimateSettings) -> int:
+    """Those to encode at the rate that is measured or stated of one; a benchmark's is that of its whole machine."""
+    if wanted.bench is not None:
+        return 1
+    if wanted.images_per_s is not None:
+        return settings.model.device.count(",") + 1  # they need not be here
+    from pipeline.models.device import choose_placements, count_beside
+
+    return count_beside(choose_placements(settings.model))
+
+
 def _load(settings: RunSettings, stored: StoredModel | None) -> Encoder:
+    from pipeline.models.compilation import compile_images
     from pipeline.models.encoder import load_encoder
 
     try:
-        return load_encoder(settings.model, registered_revision=stored.revision if stored else None)
-    except ModelError as error:
+        encoder = load_encoder(settings.model, registered_revision=stored.revision if stored else None)
+        if settings.model.compile == "on":
+            compile_images([encoder], is_optional=False)
+        return encoder
+    except (ModelError, ConfigError) as error:
         hint = "to do without the model, say what the device will encode: --images-per-s N"
-        raise ModelError(error.message, hint=f"{error.hint}; {hint}" if error.hint else hint) from error
+        raise type(error)(error.message, hint=f"{error.hint}; {hint}" if error.hint else hint) from error
 
 
 def _shape(settings: RunSettings, stored: StoredModel | None) -> ModelShape:
@@ -247,8 +255,10 @@ def _shape(settings: RunSettings, stored: StoredModel | None) -> ModelShape:
 async def _fetch(settings: RunSettings, images: Sequence[ImageRef], progress: Progress) -> _Fetches:
     """All of the sample at once, as far as --concurrency and --per-host let it."""
     from pipeline.encoding import open_fetcher
+    from pipeline.engine.breaker import host_of
 
-    found, room, began = _Fetches(), KEPT_BYTES, time.perf_counter()
+    hosts = {host for image in images if (host := host_of(image.url)) is not None}
+    found, room, began = _Fetches(hosts=len(hosts)), KEPT_BYTES, time.perf_counter()
 
     async def fetch_one(image: ImageRef) -> None:
         nonlocal room
@@ -319,10 +329,10 @@ def _foretell(
 ) -> Estimate:
     to_decode = images * len(fetches.sizes) / fetches.asked
     vectors = round(to_decode * len(decodes.decoded) / max(1, len(decodes.core_s)))
-    encode_s = mean_range(encodes_s if box.stated is None else [1 / box.stated])
-    fetch = _stage(images, mean_range(seconds_an_image(fetches.ended_s)), source=_at_once(settings))
+    encode_s = mean_range(encodes_s if box.stated is None else [1 / box.stated.images_per_s])
+    fetch = _stage(images, mean_range(seconds_an_image(fetches.ended_s)), source=_at_once(settings, fetches.hosts))
     decode = _stage(to_decode, mean_range(decodes.core_s).times(1 / box.threads), source=_on_cores(box.threads))
-    encode = _stage(vectors, encode_s, source=box.source)
+    encode = _stage(vectors, encode_s.times(1 / box.devices), source=box.source)
     limited_by, seconds = _slowest(fetch, decode, encode, shares_cores=box.is_cpu)
     pictures = decodes.decoded
     return Estimate(
@@ -344,8 +354,9 @@ def _foretell(
     )
 
 
-def _at_once(settings: RunSettings) -> str:
-    return f"measured, {settings.fetch.concurrency} at once and {settings.fetch.per_host} from one host"
+def _at_once(settings: RunSettings, hosts: int) -> str:
+    of_each = f" and {settings.fetch.per_host} from one host" if hosts else ""
+    return f"measured, {settings.fetch.concurrency} at once{of_each}"
 
 
 def _on_cores(count: int) -> str:

@@ -6,12 +6,12 @@ that is broken off goes on; one into a bundle that is there adds what changed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from pipeline.bundling import describe, open_for
+from pipeline.bundling import claimed_in_time, describe, open_for
 from pipeline.errors import ConfigError
-from pipeline.records import Failure
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipeline.bundle.catalog import CatalogCounts
     from pipeline.bundle.folder import Bundle
     from pipeline.bundle.parts import Contents
+    from pipeline.engine.stop import Stop
     from pipeline.progress import Progress
     from pipeline.store.connect import Connection
     from pipeline.store.models import StoredModel
@@ -45,17 +46,25 @@ class Exported:
     pending: int
 
 
-def export(folder: Path, *, url: str, model: str | None, catalog: str, progress: Progress) -> Exported:
+def export(
+    folder: Path,
+    *,
+    url: str,
+    model: str | None,
+    catalog: str,
+    progress: Progress,
+    stop: Stop,
+    wait: timedelta = timedelta(0),
+) -> Exported:
     """Bring the bundle in `folder` up to the database at `url`. Raises CatvecError; what was finished stays.
 
-    `model` None is the active one.
+    `model` None is the active one. Whoever writes to the bundle is waited for as long as `wait` says.
     """
-    from pipeline.bundle.folder import claimed
     from pipeline.store.migrate import open_current
     from pipeline.store.models import choose_model
 
     progress.begin("opening the bundle")
-    with claimed(folder), open_current(url) as session:
+    with claimed_in_time(folder, progress=progress, stop=stop, wait=wait), open_current(url) as session:
         connection = session.connection()
         with connection.transaction():
             # one moment for the catalog and its images
@@ -78,11 +87,17 @@ def _require_catalog(connection: Connection, catalog: str) -> None:
 
 
 def _open(connection: Connection, folder: Path, model: StoredModel, catalog: str) -> Bundle:
-    """The bundle, made if there is none. Raises ModelError, ConfigError when it is another's."""
+    """The bundle, made if there is none. Raises ModelError, ConfigError when it is another's.
+
+    What a database calls the model is no part of its identity: a bundle that is there keeps the name that it has.
+    """
+    from pipeline.bundle.folder import find_manifest
     from pipeline.bundle.format import Manifest
     from pipeline.store.models import read_spec
 
-    spec = read_spec(connection, model)
+    spec, known = read_spec(connection, model), find_manifest(folder)
+    if known is not None:
+        spec = replace(spec, name=known.model.name)
     return open_for(folder, Manifest(catalog=catalog, model=describe(spec, model.location)))
 
 
@@ -125,8 +140,11 @@ def _write_images(
     writer = PartWriter(bundle, contents)
     failed = seen = 0
     for seen, image in enumerate(read_images(connection, model, bundle.manifest.catalog), start=1):
-        failed += isinstance(image.item, Failure)
-        writer.add(image.item, image.at)
+        failed += image.failed is not None
+        if image.found and image.failed:
+            writer.add_failing(*image.found, *image.failed)
+        elif only := image.found or image.failed:
+            writer.add(*only)
         progress.step(seen, counts.images, unit="images")
     writer.close()
     return writer.written, failed, seen

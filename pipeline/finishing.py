@@ -1,4 +1,7 @@
-"""How `catvec run` and `catvec load` end in a database: an index is there, and the first model becomes active."""
+"""How `catvec run` and `catvec load` end in a database: an index is there, and the first model becomes active.
+
+And what is to be known of that at their beginning: an index that is there is kept up with each vector.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,37 @@ if TYPE_CHECKING:
     from pipeline.store.models import StoredModel
 
 logger = logging.getLogger(__name__)
+
+
+UPKEEP_LEAST = 10_000
+"""new vectors from which on it is worth a word: half a minute"""
+UPKEEP_RATE, BUILD_RATE = 300, 3_800
+"""vectors/s that come into a table with an HNSW index (benchmarks/results/write_path.json: 253 of 512 dimensions, 347
+at best), and that an index is built of (similar.json: 100,000 in 26 s); on two cores, more on larger servers"""
+CLEARLY = 2.0
+
+
+def warn_of_upkeep(model: StoredModel, new: int, connection: Connection) -> None:
+    """Say so when an index makes so many `new` vectors slower than they need be, and what to do about it."""
+    from pipeline.report.words import span
+    from pipeline.store.build import count_vectors
+    from pipeline.store.index import find_index
+
+    if new < UPKEEP_LEAST or not find_index(connection, model).exists:
+        return
+    stored = count_vectors(connection, model)
+    kept_up_s, built_s = new / UPKEEP_RATE, (stored + new) / BUILD_RATE
+    if kept_up_s > CLEARLY * built_s:
+        logger.warning(
+            "%s new vectors go into a table of %s that has an index, which takes some hundred a second: about %s; "
+            "building it anew takes about %s, and vectors without one next to nothing; if searches may be slow "
+            "meanwhile: stop this, catvec index drop --model %s, and the same command again builds it at its end",
+            f"{new:,}",
+            f"{stored:,}",
+            span(kept_up_s),
+            span(built_s),
+            model.name,
+        )
 
 
 def shown_beside(model: StoredModel, connection: Connection) -> StoredModel | None:

@@ -8,6 +8,7 @@ the work list is what has no vector yet, or has not been looked at for long.
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from pipeline.encoding import require_decoder
 from pipeline.errors import AwayError, BreakerError, CatvecError
-from pipeline.finishing import close_failed, have_index, open_up, shown_beside
+from pipeline.finishing import close_failed, have_index, open_up, shown_beside, warn_of_upkeep
 from pipeline.inputs import read_rows, scope_now
 from pipeline.on_demand import ModelOnDemand
 from pipeline.records import ProductChanges
@@ -42,8 +43,9 @@ SUSPICIOUS_IMAGES = 20
 """that change into one and the same picture in one run"""
 LOOKUP_OUTAGE_S = 2.0
 """how long bytes wait for word whether they are known: enough to connect anew where a connection was cut"""
-CUT_OFF_S = 8.5
-"""what a run waits for in the database this long after it was to stop is cancelled: a lock, or a slow statement"""
+CUT_OFF_S = 8.25
+"""what a run waits for in the database this long after it was to stop is cancelled: a lock, or a slow statement; a
+second later, the connection to a server that does not even hear of it is given up"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +87,7 @@ def ingest(
     """
     progress.begin("reading the catalog")
     from pipeline.models.registry import model_name
-    from pipeline.store.connect import RUN_OUTAGE_S, Session, translated
+    from pipeline.store.connect import RUN_OUTAGE_S, Session, longest_away_s, translated
     from pipeline.store.migrate import migrate
     from pipeline.store.models import find_model
     from pipeline.store.runs import begin_run
@@ -97,6 +99,7 @@ def ingest(
         writer = stack.enter_context(_locked(settings, url, progress, stop, wait))
         feeder = stack.enter_context(Session(url, give_up=stop.is_asked, patience_s=RUN_OUTAGE_S))
         lookup = stack.enter_context(Session(url, give_up=stop.is_asked, patience_s=LOOKUP_OUTAGE_S))
+        progress.find_away = partial(longest_away_s, (writer, feeder))
         progress.begin("checking the model")
         stored = writer.run(lambda connection: find_model(connection, model_name(settings.model)))
         on_demand = ModelOnDemand(settings, stored, progress)
@@ -136,11 +139,13 @@ def _locked(settings: RunSettings, url: str, progress: Progress, stop: Stop, wai
 def _work_off(job: _Job, rows: Iterator[Product | BadRow | Deletion]) -> Ended:
     from pipeline.store.runs import end_run
 
-    differences = _sync(job, rows)
-    scope = job.feeder.run(partial(scope_now, job.settings))
-    work = _count(job, differences, scope)
+    cutting_off = partial(job.stop.cutting_off, partial(_cancel, job), CUT_OFF_S)
+    with cutting_off():
+        differences = _sync(job, rows)
+        scope = job.feeder.run(partial(scope_now, job.settings))
+        work = _count(job, differences, scope)
     try:
-        with job.stop.cutting_off(partial(_cancel, job), CUT_OFF_S):
+        with cutting_off():
             _encode_missing(job, work, scope, moved=differences.images.moved)
             removed = _remove(job)
     except BreakerError as breaker:
@@ -166,8 +171,11 @@ def _work_off(job: _Job, rows: Iterator[Product | BadRow | Deletion]) -> Ended:
 
 
 def _cancel(job: _Job) -> None:
-    for session in (job.lookup, job.feeder, job.writer):
-        session.cancel()
+    """All at once: a server that is frozen lets each of them wait for a second."""
+    sessions = (job.lookup, job.feeder, job.writer)
+    with ThreadPoolExecutor(len(sessions), thread_name_prefix="cancel") as pool:
+        for session in sessions:
+            pool.submit(session.cancel)
 
 
 def _remove(job: _Job) -> Removed | None:
@@ -250,6 +258,7 @@ def _encode_missing(job: _Job, work: WorkCount, scope: Scope, *, moved: int) -> 
         return
     if work.missing > moved and not job.stop.is_asked():
         job.on_demand.prepare(work.missing - moved)  # while nothing is under way: it may fail
+    job.feeder.run(partial(warn_of_upkeep, job.model, work.missing - moved))
     shown = job.feeder.run(partial(shown_beside, job.model))
     encode_work(
         read_work(job.feeder, job.model, scope, work),
@@ -299,10 +308,11 @@ def _complete(job: _Job) -> int:
 def _complete_table(job: _Job) -> None:
     """The model's table is whole: what concerns all of it, whatever wrote it."""
     from pipeline.store.index import refresh_statistics
+    from pipeline.store.removal import forget_vectors
     from pipeline.store.roles import is_owner
 
     with job.progress.stage("forget"):
-        job.writer.run(partial(_forget_vectors, job))
+        forget_vectors(job.writer, job.model, job.settings.forget_after)
     counters, is_shard = job.progress.snapshot(), job.settings.shard is not None
     if counters.embedded or counters.reused or is_shard:
         job.writer.run(lambda connection: refresh_statistics(connection, job.model, if_free=is_shard))
@@ -312,14 +322,6 @@ def _complete_table(job: _Job) -> None:
     if job.model.has_text:
         _encode_queries(job)
     job.writer.run(partial(open_up, job.model, owns))
-
-
-def _forget_vectors(job: _Job, connection: Connection) -> None:
-    from pipeline.store.removal import forget_vectors
-    from pipeline.store.runs import is_alone
-
-    if is_alone(connection, job.model.name):
-        forget_vectors(connection, job.model, job.settings.forget_after)
 
 
 def _warn_of_placeholder(job: _Job, connection: Connection) -> None:

@@ -21,6 +21,8 @@ LEAST_IMAGES: Final = 200
 """below either, filling and emptying the queues is most of what was measured"""
 CLEARLY: Final = 0.6
 """busy share from which on a stage is the one that limits; it would be 1 without the first and last images"""
+COPY_WORTH_A_WORD: Final = 0.2
+"""share of the device's busy time from which on copying to it is mentioned"""
 LOOP_CLEARLY: Final = 0.85
 """of one processor core, from which on the event loop and not the network makes downloads take long"""
 
@@ -32,7 +34,7 @@ NAMES: Final = {
     "encode": "model",
     "write": "database",
 }
-"""of each stage, as the sentences say it"""
+"""of each stage that can limit, as the sentences say it; copying is a part of encoding"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +59,7 @@ class Circumstances:
 
 def limiting(loads: Sequence[StageLoad]) -> StageLoad | None:
     """The stage that was busy throughout; None when there is none."""
-    by_name = {load.stage: load for load in loads}
+    by_name = {load.stage: load for load in loads if load.stage in NAMES}
     loop = by_name.pop("event loop", None)
     busiest = max(by_name.values(), key=lambda load: load.busy, default=None)
     if busiest is None or busiest.busy < CLEARLY:
@@ -86,7 +88,7 @@ def explain(loads: Sequence[StageLoad], circumstances: Circumstances) -> Limit:
     """The sentence about these loads."""
     found = limiting(loads)
     if found is None:
-        busiest = max(loads, key=lambda load: load.busy)
+        busiest = max((load for load in loads if load.stage in NAMES), key=lambda load: load.busy)
         name, busy = NAMES[busiest.stage], busiest.busy
         return Limit(
             stage=None, sentence=f"no stage limits by itself: the busiest, {name}, was so {busy:.0%} of the time"
@@ -137,19 +139,21 @@ def _decoding(load: StageLoad, by_name: dict[str, StageLoad], circumstances: Cir
     elif load.workers < circumstances.cores:
         option = cure = f"--decode-threads {circumstances.cores}"
     else:
-        option, cure = None, "more cores, or smaller pictures from the server"
+        option, cure = None, "more cores, or smaller pictures" + (" from the server" if circumstances.hosts else "")
     waiting = _waiting(by_name, circumstances)
     sentence = f"decoding limits: {threads} busy {load.busy:.0%} of the time, and {waiting}; try {cure}"
     return Limit(stage=load.stage, sentence=sentence, option=option)
 
 
-def _model(load: StageLoad, _: dict[str, StageLoad], circumstances: Circumstances) -> Limit:
+def _model(load: StageLoad, by_name: dict[str, StageLoad], circumstances: Circumstances) -> Limit:
     device = circumstances.device or "the device"
     option = "--precision bf16" if circumstances.precision == "fp32" else None
     cures = ["a GPU" if device == "cpu" else "a faster or a second device", "a smaller model"]
     cures += [f"{option} where the hardware computes in it"] if option else []
+    copying = by_name["copy"].busy / load.busy
+    told = f", {copying:.0%} of that with copying pictures to it" if copying >= COPY_WORTH_A_WORD else ""
     sentence = (
-        f"the model on {device} limits, as it should: it was busy {load.busy:.0%} of the time; "
+        f"the model on {device} limits, as it should: it was busy {load.busy:.0%} of the time{told}; "
         f"what would help: {', '.join(cures[:-1])} or {cures[-1]}"
     )
     return Limit(stage=load.stage, sentence=sentence, option=option)

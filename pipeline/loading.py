@@ -8,19 +8,24 @@ identity travels with the vectors.
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pipeline.finishing import close_failed, have_index, open_up, shown_beside
+from pipeline.errors import CatalogError
+from pipeline.finishing import close_failed, have_index, open_up, shown_beside, warn_of_upkeep
 from pipeline.records import ProductChanges
 from pipeline.summary import Beside, summarise
+from pipeline.waiting import take_in_time
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from pipeline.bundle.folder import Bundle
+    from pipeline.engine.stop import Stop
     from pipeline.progress import Progress
     from pipeline.records import RunSummary
     from pipeline.settings import LoadSettings
@@ -55,21 +60,36 @@ class _Written:
     came: set[int] = field(default_factory=set)
 
 
-def load(settings: LoadSettings, folder: Path, *, url: str, progress: Progress) -> RunSummary:
-    """Bring the database at `url` up to the bundle. Raises CatvecError; what was committed stays."""
+def load(
+    settings: LoadSettings,
+    folder: Path,
+    *,
+    url: str,
+    progress: Progress,
+    stop: Stop,
+    wait: timedelta = timedelta(0),
+) -> RunSummary:
+    """Bring the database at `url` up to the bundle. Raises CatvecError; what was committed stays.
+
+    A run with the same model is waited for as long as `wait` says, then LockedError is raised.
+    """
     from pipeline.bundle.folder import open_bundle
-    from pipeline.store.connect import Session, translated
+    from pipeline.store.connect import Session, longest_away_s, translated
     from pipeline.store.migrate import migrate
     from pipeline.store.runs import begin_run, take_lock
 
     progress.begin("opening the bundle")
     bundle = open_bundle(folder)
-    name, catalog = bundle.manifest.model.name, bundle.manifest.catalog
+    _check(settings, bundle)
     migrate(url)
     with translated(), ExitStack() as stack:
-        session = stack.enter_context(Session(url, on_connect=partial(take_lock, model_name=name)))
-        model = session.run(partial(_register, settings, bundle))
-        run_id = session.run(lambda connection: begin_run(connection, model, catalog))
+        name = _choose_name(settings, bundle, url)
+        session = stack.enter_context(closing(Session(url, on_connect=partial(take_lock, model_name=name))))
+        progress.find_away = partial(longest_away_s, (session,))
+        take_in_time(session.connection, progress=progress, stop=stop, wait=wait)
+        progress.begin("opening the bundle")
+        model = session.run(partial(_register, settings, bundle, name))
+        run_id = session.run(lambda connection: begin_run(connection, model, bundle.manifest.catalog))
         job = _Job(
             settings=settings,
             bundle=bundle,
@@ -86,15 +106,38 @@ def load(settings: LoadSettings, folder: Path, *, url: str, progress: Progress) 
             raise
 
 
-def _register(settings: LoadSettings, bundle: Bundle, connection: Connection) -> StoredModel:
+def _check(settings: LoadSettings, bundle: Bundle) -> None:
+    """Before anything is written: what is found out later leaves the row of a model that nobody has. Raises
+    ConfigError, BundleError, ModelError."""
+    from pipeline.models.registry import check_name
+
+    if settings.model_name is not None:
+        check_name(settings.model_name)
+    bundle.check()
+
+
+def _choose_name(settings: LoadSettings, bundle: Bundle, url: str) -> str:
+    """As asked for, else the name under which the database has this very model, else the bundle's own."""
+    from pipeline.store.connect import Session
+    from pipeline.store.models import find_twin
+
+    if settings.model_name is not None:
+        return settings.model_name
+    model = bundle.manifest.model
+    with Session(url) as session:
+        stored = session.run(lambda connection: find_twin(connection, model.spec, model.fingerprint))
+    return stored.name if stored else model.name
+
+
+def _register(settings: LoadSettings, bundle: Bundle, name: str, connection: Connection) -> StoredModel:
     """The row of the bundle's model, made or checked. Raises ModelError when it is another than it was."""
     from pipeline.store.models import find_model, register_model
 
-    model = bundle.manifest.model
-    stored = find_model(connection, model.name)
+    model, stored = bundle.manifest.model, find_model(connection, name)
     # where the weights are on the machine of the bundle says nothing about this one
     location = stored.location if stored else model.location
-    return register_model(connection, model.spec, model.fingerprint, location=location, storage=settings.storage)
+    spec = replace(model.spec, name=name)
+    return register_model(connection, spec, model.fingerprint, location=location, storage=settings.storage)
 
 
 def _work_off(job: _Job) -> RunSummary:
@@ -105,6 +148,7 @@ def _work_off(job: _Job) -> RunSummary:
     catalog = job.bundle.manifest.catalog
     differences = _sync(job)
     before = job.session.run(lambda connection: count_states(connection, job.model, catalog, run_id=job.run_id))
+    job.session.run(partial(warn_of_upkeep, job.model, before.pending))
     bad_rows = sum(differences.bad_rows.values())
     job.progress.begin_images("loading vectors", total=before.images + bad_rows, untouched=before.unchanged)
     with job.progress.stage("images"):
@@ -133,7 +177,7 @@ def _sync(job: _Job) -> Differences:
     from pipeline.store.sync import sync_catalog
 
     job.progress.begin("syncing products")
-    with job.progress.stage("sync"):
+    with job.progress.stage("sync"), _hinting():
         differences = job.session.run_once(
             lambda connection: sync_catalog(
                 connection,
@@ -149,14 +193,29 @@ def _sync(job: _Job) -> Differences:
     return differences
 
 
+@contextmanager
+def _hinting() -> Iterator[None]:
+    """A catalog that is refused comes from a bundle here, and is named there."""
+    try:
+        yield
+    except CatalogError as error:
+        raise CatalogError(
+            error.message,
+            hint="if they are really gone, raise --max-remove-rate; if the bundle holds only a part of the catalog, "
+            "add --partial; if it is another catalog beside the first, make it under a name of its own: catvec run "
+            "CATALOG --to FOLDER --catalog-name NAME",
+        ) from error
+
+
 def _write_parts(job: _Job) -> _Written:
     """All parts, those that hold nothing new included: only the database knows what it has."""
-    from pipeline.bundle.parts import read_part
+    from pipeline.bundle.parts import read_contents, read_part
     from pipeline.store.bundle import write_part
     from pipeline.store.work import find_known
 
     total = _Written()
-    wanted = _wanted(job.bundle)
+    contents = read_contents(job.bundle)
+    wanted = _wanted(job, contents.shown)
     shown = job.session.run(partial(shown_beside, job.model))
     paths = job.bundle.parts()
     for done, path in enumerate(paths):
@@ -171,7 +230,7 @@ def _write_parts(job: _Job) -> _Written:
                     write_part,
                     model=job.model,
                     run_id=job.run_id,
-                    images=part.images,
+                    images=contents.latest(part.images),
                     hashes=[part.hashes[n] for n in fresh],
                     vectors=part.vectors[fresh],
                     shown=shown,
@@ -183,13 +242,15 @@ def _write_parts(job: _Job) -> _Written:
     return total
 
 
-def _wanted(bundle: Bundle) -> set[bytes]:
-    """The contents that the catalog's images show: of products that left it meanwhile, the vectors stay behind."""
+def _wanted(job: _Job, shown: Mapping[bytes, bytes]) -> set[bytes]:
+    """The contents that the catalog's images show: of products that left it meanwhile, or belong to another catalog
+    of this database, the vectors stay behind."""
     from pipeline.bundle.catalog import image_key, read_images
-    from pipeline.bundle.parts import read_contents
+    from pipeline.store.bundle import find_refused
 
-    shown = read_contents(bundle).shown
-    keys = (image_key(image.product_id, image.url) for image in read_images(bundle))
+    refused = job.session.run(partial(find_refused, catalog=job.bundle.manifest.catalog))
+    images = (image for image in read_images(job.bundle) if image.product_id not in refused)
+    keys = (image_key(image.product_id, image.url) for image in images)
     return {shown[key] for key in keys if key in shown}
 
 

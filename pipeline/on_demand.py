@@ -54,6 +54,7 @@ class ModelOnDemand:
         self._progress = progress
         self._encoder: Encoder | None = None
         self._others: list[Encoder] | None = None
+        self._is_compiled = False
         self._lock = threading.Lock()
         self.spec = self._known_spec() or self.load().spec
 
@@ -71,7 +72,13 @@ class ModelOnDemand:
             return self._encoder
 
     def encoders(self) -> list[Encoder]:
-        """One encoder for each device. Raises ModelError and ConfigError."""
+        """One encoder for each device, compiled if --compile says on. Raises ModelError and ConfigError."""
+        encoders = self._placed()
+        if self._settings.model.compile == "on":
+            self._compile(encoders, is_optional=False)
+        return encoders
+
+    def _placed(self) -> list[Encoder]:
         from pipeline.models.device import choose_placements
 
         first = self.load()
@@ -84,16 +91,38 @@ class ModelOnDemand:
                 self._others = others
             return [first, *self._others]
 
+    def devices(self) -> list[str]:
+        """Where it runs, or will run once it is loaded. Raises ModelError."""
+        from pipeline.models.device import choose_placements
+
+        return [place.device for place in choose_placements(self._settings.model)]
+
+    def devices_beside(self) -> int:
+        """How many of these add the rate of the first one."""
+        from pipeline.models.device import choose_placements, count_beside
+
+        return count_beside(choose_placements(self._settings.model))
+
     def prepare(self, images: int) -> None:
-        """Load the model for so many images that will surely be encoded, and find the batch size that suits them.
+        """Load the model for so many images that will surely be encoded, and find how they are encoded best.
 
         Raises ModelError and ConfigError.
         """
+        from pipeline.models.compilation import pays_back
+
+        if images < WORTH_TRYING:
+            self.encoders()
+            return
+        encoders = self._placed()
+        if not self._settings.model.batch_size:
+            self._find_batch_sizes(encoders)
+        wanted = self._settings.model.compile
+        if wanted == "on" or (wanted == "auto" and pays_back(encoders, images)):
+            self._compile(encoders, is_optional=wanted == "auto")
+
+    def _find_batch_sizes(self, encoders: list[Encoder]) -> None:
         from pipeline.models.batch import find_batch_size
 
-        encoders = self.encoders()
-        if self._settings.model.batch_size or images < WORTH_TRYING:
-            return
         with self._progress.stage("model"):
             for encoder in encoders:
                 if (known := self._batch_sizes.recall(encoder)) is None:
@@ -101,6 +130,20 @@ class ModelOnDemand:
                     self._batch_sizes.remember(encoder)
                 else:
                     encoder.batch_size = known
+
+    def _compile(self, encoders: list[Encoder], *, is_optional: bool) -> None:
+        """Once, for the batch sizes that were found."""
+        from pipeline.models.compilation import compile_images
+
+        with self._lock:
+            if self._is_compiled:
+                return
+            self._is_compiled = True
+            before = self._progress.phase
+            self._progress.begin("compiling the model")
+            with self._progress.stage("compile"):
+                compile_images(encoders, is_optional=is_optional)
+            self._progress.begin(before)
 
     def remember(self) -> None:
         """Keep in mind for later runs which batches did not fit into a device's memory."""

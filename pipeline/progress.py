@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pipeline.records import StageLoad
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +68,7 @@ class Snapshot:
     `work_seconds` since the total is known.
 
     `steps` are those of a phase that counts something else than images. `hosts` are those that images came from.
+    `away_s` seconds the database has been waited for now; None while it is there.
     """
 
     phase: str
@@ -86,6 +87,7 @@ class Snapshot:
     steps: Steps | None = None
     stage_times: tuple[StageTimes, ...] = ()
     hosts: int = 0
+    away_s: float | None = None
 
     def loads(self, earlier: Snapshot | None = None) -> tuple[StageLoad, ...]:
         """How busy the stages were, in the order of an image's way; since `earlier` if given."""
@@ -120,6 +122,8 @@ class Progress:
     started: float = field(default_factory=time.monotonic)
     work_started: float | None = None
     hosts: set[str] = field(default_factory=set, repr=False)  # may hold a user and a password
+    find_away: Callable[[], float | None] = field(default=lambda: None, repr=False)
+    """tells for how long the database has been waited for; set by who has one"""
     _under_way: dict[object, tuple[str, float]] = field(default_factory=dict, repr=False)
     _workers: dict[str, int] = field(default_factory=dict)
     _noted: defaultdict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
@@ -255,4 +259,5 @@ class Progress:
                 steps=self._steps,
                 stage_times=tuple(self._stage_times(busy)),
                 hosts=len(self.hosts),
+                away_s=self.find_away(),
             )

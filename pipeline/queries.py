@@ -71,7 +71,7 @@ def embed_text(url: str, text: str, query: Query) -> EmbeddedText:
 
     check_words(text, "the text to encode")
     with open_current(url) as session:
-        model = _choose_text_model(session.connection(), query.model)
+        model = choose_text_model(session.connection(), query.model)
         encoder = load_stored_encoder(model, query)
         vector = _encode(encoder, text)
         return EmbeddedText(
@@ -95,7 +95,7 @@ def add_query(url: str, name: str, text: str, choice: EncoderChoice, *, replace:
     check_words(text, "the text to encode")
     _check_name(name)
     with open_current(url) as session:
-        model = _choose_text_model(session.connection(), choice.model)
+        model = choose_text_model(session.connection(), choice.model)
         stored = find_query(session.connection(), name)
         if stored is not None and stored.text != text and not replace:
             refuse_other_text(name, stored.text)
@@ -144,7 +144,7 @@ def refresh_queries(url: str, choice: EncoderChoice) -> tuple[str, int]:
     from pipeline.store.queries import find_missing
 
     with open_current(url) as session:
-        model = _choose_text_model(session.connection(), choice.model)
+        model = choose_text_model(session.connection(), choice.model)
         missing = find_missing(session.connection(), model)
         if missing:
             encode_queries(session, missing, model, load_stored_encoder(model, choice))
@@ -177,7 +177,8 @@ def _check_name(name: str) -> None:
         raise ConfigError(f"the name of the query has {len(name):,} characters, expected at most {LONGEST_NAME}")
 
 
-def _choose_text_model(connection: Connection, name: str | None) -> StoredModel:
+def choose_text_model(connection: Connection, name: str | None) -> StoredModel:
+    """The named model, or the active one, that encodes words. Raises ModelError."""
     from pipeline.store.models import choose_model
 
     model = choose_model(connection, name)

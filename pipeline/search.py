@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from pipeline.errors import ConfigError, DecodeError, ModelError
 from pipeline.settings import DecodeSettings, ModelSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from pipeline.models.encoder import Encoder
@@ -40,30 +42,89 @@ class Query(EncoderChoice):
     conditions: Mapping[str, Any] = field(default_factory=dict)
 
 
-def search_text(url: str, text: str, query: Query) -> list[Hit]:
-    """The products that look like the text says. Raises CatvecError."""
-    check_words(text, "the text to search for")
-    return _search(url, query, lambda encoder: encoder.encode_texts([text])[0], needs_text=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What is looked for: words or a picture, products to be like, and words to lead away from.
+
+    `weights` has one for each of these in this order, or none: then each counts 1. They are positive; what is in
+    `minus` is subtracted.
+    """
+
+    text: str | None = None
+    image: Path | None = None
+    like: tuple[str, ...] = ()
+    minus: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.text is not None and self.image is not None:
+            raise ConfigError("give either words or --image FILE", hint='for example: catvec search "red dress"')
+        if self.text is None and self.image is None and not self.like:
+            raise ConfigError(
+                "nothing to look for: give words, --image FILE or --like PRODUCT_ID",
+                hint='for example: catvec search "red dress" --minus striped',
+            )
+        for words in (*([] if self.text is None else [self.text]), *self.minus):
+            check_words(words, "the text to search for")
+        if self.weights and len(self.weights) != len(self.names):
+            raise ConfigError(
+                f"--weight is given {len(self.weights)} times, expected one for each of: {', '.join(self.names)}"
+            )
+        for weight in self.weights:
+            if not (isfinite(weight) and weight > 0):
+                raise ConfigError(
+                    f"--weight is {weight!r}, expected more than 0", hint="what leads away is named with --minus"
+                )
+
+    @property
+    def names(self) -> list[str]:
+        """What is combined, in the order of the weights, for messages."""
+        first = [] if self.text is None else [repr(self.text)]
+        first += [] if self.image is None else [str(self.image)]
+        return [*first, *(f"--like {name}" for name in self.like), *(f"--minus {words!r}" for words in self.minus)]
+
+    @property
+    def name(self) -> str:
+        """What `search --json` calls the query: the words or the file alone, or everything that is combined."""
+        if len(self.names) == 1:
+            return self.text or str(self.image or self.like[0])
+        return " ".join(self.names)
 
 
-def search_image(url: str, path: Path, query: Query) -> list[Hit]:
-    """The products that look like the picture in the file. Raises CatvecError."""
-    from pipeline.images.decode import decode_pixels
+def search(url: str, wanted: Wanted, query: Query) -> list[Hit]:
+    """The products nearest to what is wanted: the weighted sum of its unit vectors, made a unit vector.
 
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    Raises CatvecError.
+    """
+    from pipeline.store.migrate import open_current
+    from pipeline.store.models import choose_model
+    from pipeline.store.search import search_by_vector, search_combined
 
-    def embed(encoder: Encoder) -> NDArray[np.float32]:
-        try:
-            pixels = decode_pixels(data, encoder.spec.preprocess, DecodeSettings())
-        except DecodeError as error:
-            raise ConfigError(f"cannot search with {str(path)!r}: {error.message}") from error
-        vector: NDArray[np.float32] = encoder.encode_images(pixels[None])[0]
-        return vector
-
-    return _search(url, query, embed, needs_text=False)
+    data = _read(wanted.image) if wanted.image is not None else None
+    with open_current(url) as session:
+        stored = choose_model(session.connection(), query.model)
+        texts = [*([] if wanted.text is None else [wanted.text]), *wanted.minus]
+        if texts and not stored.has_text:
+            raise ModelError(
+                f"model {stored.name!r} has no text side, so it cannot search by words",
+                hint="search with --image FILE, or run the catalog through a model of images and text",
+            )
+        vectors = np.empty((0, stored.dims), dtype=np.float32)
+        if texts or data is not None:
+            vectors = _encode(load_stored_encoder(stored, query), wanted, texts, data)
+        if len(wanted.names) == 1 and not wanted.like:
+            return search_by_vector(
+                session.connection(), vectors[0], k=query.k, conditions=query.conditions, model=stored.name
+            )
+        return search_combined(
+            session.connection(),
+            vectors,
+            wanted.like,
+            _signed_weights(wanted),
+            k=query.k,
+            conditions=query.conditions,
+            model=stored.name,
+        )
 
 
 def similar(url: str, product_id: str, query: Query) -> list[Hit]:
@@ -75,6 +136,35 @@ def similar(url: str, product_id: str, query: Query) -> list[Hit]:
         return similar_products(
             session.connection(), product_id, k=query.k, conditions=query.conditions, model=query.model
         )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read {str(path)!r}: {error.strerror}") from error
+
+
+def _encode(encoder: Encoder, wanted: Wanted, texts: list[str], data: bytes | None) -> NDArray[np.float32]:
+    """Unit vectors [N, D] of the picture, if any, and the texts."""
+    from pipeline.images.decode import decode_pixels
+
+    vectors = [encoder.encode_texts(texts)] if texts else []
+    if data is not None:
+        try:
+            pixels = decode_pixels(data, encoder.spec.preprocess, DecodeSettings())
+        except DecodeError as error:
+            raise ConfigError(f"cannot search with {str(wanted.image)!r}: {error.message}") from error
+        vectors.insert(0, encoder.encode_images(pixels[None]))
+    return np.concatenate(vectors)
+
+
+def _signed_weights(wanted: Wanted) -> list[float]:
+    """In the order of the database's function: words or picture, what leads away, then products."""
+    weights = list(wanted.weights or [1.0] * len(wanted.names))
+    liked = len(wanted.names) - len(wanted.like) - len(wanted.minus)
+    away = liked + len(wanted.like)
+    return [*weights[:liked], *(-weight for weight in weights[away:]), *weights[liked:away]]
 
 
 def check_words(words: str, what: str) -> None:
@@ -117,23 +207,3 @@ def load_stored_encoder(stored: StoredModel, choice: EncoderChoice) -> Encoder:
             error.message, hint="name the folder of the very weights that made its vectors with --weights"
         ) from error
     return encoder
-
-
-def _search(
-    url: str, query: Query, embed: Callable[[Encoder], NDArray[np.float32]], *, needs_text: bool
-) -> list[Hit]:
-    from pipeline.store.migrate import open_current
-    from pipeline.store.models import choose_model
-    from pipeline.store.search import search_by_vector
-
-    with open_current(url) as session:
-        stored = choose_model(session.connection(), query.model)
-        if needs_text and not stored.has_text:
-            raise ModelError(
-                f"model {stored.name!r} has no text side, so it cannot search by words",
-                hint="search with --image FILE, or run the catalog through a model of images and text",
-            )
-        vector = embed(load_stored_encoder(stored, query))
-        return search_by_vector(
-            session.connection(), vector, k=query.k, conditions=query.conditions, model=stored.name
-        )

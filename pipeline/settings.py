@@ -17,6 +17,7 @@ from pipeline.errors import ConfigError
 from pipeline.shard import Shard  # noqa: TC001 - as above
 
 DECODERS = ("auto", "pillow", "nvjpeg")
+COMPILATIONS = ("auto", "on", "off")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 STORAGES = ("halfvec", "vector")
 MODEL_SIZES = ("tiny", "small", "base")
@@ -103,11 +104,18 @@ class ModelSettings:
     )
     precision: str = setting("auto", "auto, fp32, bf16 or fp16")
     batch_size: int | None = setting(None, "images in one forward pass; else by the device")
+    compile: str = setting(
+        "auto",
+        "auto, on or off: compile the model with torch.compile; auto does so on CUDA where the images are enough for "
+        "it to pay back, and keeps what is quicker",
+    )
 
     def __post_init__(self) -> None:
         _check(self, batch_size=1)
         if self.precision not in PRECISIONS:
             raise ConfigError(f"--precision is {self.precision!r}, expected {', '.join(PRECISIONS)}")
+        if self.compile not in COMPILATIONS:
+            raise ConfigError(f"--compile is {self.compile!r}, expected {', '.join(COMPILATIONS)}")
         if not re.fullmatch(r"auto|all|mps|cuda|(cpu|cuda:\d+)(,(cpu|cuda:\d+))*", self.device):
             raise ConfigError(
                 f"--device is {self.device!r}, expected auto, all, cuda, cuda:N, mps or cpu",
@@ -181,6 +189,9 @@ class RunSettings:
 class LoadSettings:
     """How `catvec load` brings a bundle into a database; what is said here is said for `run`, too."""
 
+    model_name: str | None = setting(
+        None, "the model's name in the database; else the one that it has there, or as in the bundle"
+    )
     max_remove_rate: float = setting(
         0.1, "share of the stored products that may be missing in the bundle, or have lost all images, 0 to 1"
     )
@@ -315,6 +326,49 @@ class TrainSettings:
                 f"--device is {self.device!r}, expected auto, cuda, mps or cpu",
                 hint="CUDA_VISIBLE_DEVICES=1 makes the second GPU the only one",
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadSettings:
+    """How `catvec train --head` fits a classifier of one attribute on stored vectors."""
+
+    attribute: str
+    output: Path | None = setting(None, "file of the head; else ATTRIBUTE.safetensors here")
+    hidden: int | None = setting(None, "units of a hidden layer; else none: a linear probe")
+    threshold: float = setting(0.5, "probability below which catvec tag says unknown, 0 to 1")
+    seed: int = setting(0, "seed of the split into products to learn from and products to judge on")
+
+    def __post_init__(self) -> None:
+        _check(self, hidden=1, threshold=0, seed=0)
+        if not self.threshold <= 1:
+            raise ConfigError(f"--threshold is {self.threshold!r}, expected 0 to 1")
+        if not self.attribute.strip():
+            raise ConfigError("--head names no attribute", hint="for example --head category")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemandSettings:
+    """What every `catvec evaluate` asks for: what is good enough, and the seed of what is drawn by chance."""
+
+    fail_under: tuple[str, ...] = setting(
+        (), "exit with code 3 when less than NAME=NUMBER is reached; may be given several times"
+    )
+    seed: int = setting(0, "seed of the resampling and of the examples on the page")
+
+    def __post_init__(self) -> None:
+        _check(self, seed=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationSettings:
+    """How `catvec evaluate` judges models by their products, and where the pictures of its page are."""
+
+    demands: DemandSettings = field(default_factory=DemandSettings)
+    include_trained: bool = setting(False, "judge by products that the model was trained on, too")
+    image_root: Path | None = setting(None, "folder of images that are files, for the page of --report")
+    allow_private_hosts: bool = setting(
+        False, "fetch images for the page from private, loopback and link-local addresses too"
+    )
 
 
 def plain_fields(kind: type) -> list[str]:

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 
 from pipeline.errors import ConfigError
 
-_SPELLING = re.compile(r"(\d{1,4})/(\d{1,4})", re.ASCII)
+_SPELLING = re.compile(r"(\d{1,18})/(\d{1,18})", re.ASCII)
+MOST = 9_999
+"""shards: the key of a shard's lock has room for so many (`store/runs.py`)"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +27,8 @@ class Shard:
     count: int
 
     def __post_init__(self) -> None:
+        if self.count > MOST:
+            raise ConfigError(f"--shard is '{self}', expected at most {MOST:,} shards")
         if not 1 <= self.number <= self.count:
             raise ConfigError(
                 f"--shard is '{self}', expected a number from 1 to the number of shards, such as 1/4",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pipeline.errors import ModelError
+from pipeline.errors import LockedError, ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,8 +107,8 @@ def _offer(connection: Connection, model: StoredModel) -> Offer:
 def drop(url: str, name: str, *, wait_s: float, is_sure: Callable[[Vectors], bool]) -> Vectors | None:
     """Take a model's vectors away if `is_sure` of what it is shown; None when not. Apps that ask for it are told.
 
-    Raises ModelError when it is active, retired or unknown, LockedError while a run or a build of its
-    neighbours goes on, StoreError.
+    Raises ModelError when it is active, retired or unknown, LockedError while a run, a build of its
+    neighbours or a tagging goes on, StoreError.
     """
     from pipeline.store.locks import keep_trying
     from pipeline.store.migrate import open_current
@@ -117,6 +117,7 @@ def drop(url: str, name: str, *, wait_s: float, is_sure: Callable[[Vectors], boo
     from pipeline.store.pooler import require_session
     from pipeline.store.roles import require_owner
     from pipeline.store.runs import take_lock
+    from pipeline.store.tags import take_lock as take_tags_lock
 
     with open_current(url) as session:
         connection = session.connection()
@@ -137,8 +138,12 @@ def drop(url: str, name: str, *, wait_s: float, is_sure: Callable[[Vectors], boo
             return None
         require_session(connection, url)
         # until the connection ends
-        take_lock(connection, name)
+        try:
+            take_lock(connection, name)
+        except LockedError as error:
+            raise LockedError(error.message, hint="wait until it is done, or stop it") from error
         take_neighbours_lock(connection, model)
+        take_tags_lock(connection, model)
         relations = [f"catvec.{model.view}", f"catvec_store.{model.table}"]
         keep_trying(connection, partial(retire_model, name=name), relations=relations, wait_s=wait_s)
         return going

@@ -57,14 +57,20 @@ class Pictures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
-    """Where and how it was measured. `weights` are real or random, `hosts` those of the images' URLs."""
+    """Where and how it was measured. `weights` are real or random, `hosts` those of the images' URLs.
+
+    `device` was measured, `devices` like it encode side by side in a run.
+    `compiled` tells whether full batches went through compiled code (--compile on).
+    """
 
     model: str
     weights: str
     dims: int
     device: str
+    devices: int
     precision: str
     batch_size: int
+    compiled: bool
     cores: int
     decode_threads: int
     concurrency: int
@@ -77,7 +83,8 @@ class Bench:
     """What was measured; its fields are the keys of `catvec bench --json`.
 
     fetch, decode, forward, write   each alone: {images_per_s, slowest, fastest, images, seconds, core_ms}; slowest
-                                    and fastest of five parts of the time, core_ms: processor milliseconds an image
+                                    and fastest of five parts of the time, core_ms: processor milliseconds an image;
+                                    forward is measured on one device, and its rate that of all `devices`
     shared_cores                    images/s that the cores allow when fetching, decoding and, on a CPU, the forward
                                     pass share them: cores ÷ the sum of their core times
     bound                           the lowest of all these
@@ -158,7 +165,7 @@ def _measure_limits(
     decode, decoded = measure_decode(machine, sample, seconds=seconds)
     _require(sample, "decoded", is_left=bool(decoded))
     progress.begin("forward pass only")
-    forward = measure_forward(machine, decoded, seconds=seconds)
+    forward = measure_forward(machine, decoded, seconds=seconds).times(machine.on_demand.devices_beside())
     progress.begin("writing only")
     write = measure_write(scratch.write, dims=dims, image_ids=ROWS, seconds=seconds)
     return {"fetch": fetch, "decode": decode, "forward": forward, "write": write}, decoded
@@ -245,8 +252,10 @@ def _conditions(machine: Machine, options: BenchOptions, counters: Snapshot) -> 
         weights=options.weights,
         dims=encoder.spec.dims,
         device=encoder.device,
+        devices=machine.on_demand.devices_beside(),
         precision=encoder.precision,
         batch_size=encoder.batch_size,
+        compiled=encoder.compiled is not None,
         cores=usable_cores(),
         decode_threads=decode_threads(machine.settings),
         concurrency=fetch.concurrency,

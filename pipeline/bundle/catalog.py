@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from hashlib import blake2b
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from pipeline.bundle.folder import written
@@ -82,26 +83,32 @@ def write_catalog(bundle: Bundle, rows: Iterable[Row], *, max_remove_rate: float
 
 def read_rows(bundle: Bundle) -> Iterator[Product | BadRow]:
     """What the bundle's catalog states. Raises BundleError when there is none, or it is damaged."""
+    with closing(_open(bundle)) as file:
+        for row in _rows_of(file):
+            if not isinstance(row, Deletion):
+                yield row
+
+
+def _open(bundle: Bundle) -> Any:
     catalogs = bundle.catalogs()
     if not catalogs:
         raise BundleError(
             f"bundle {str(bundle.folder)!r} has no catalog file",
             hint="run the same catvec run … --to again, which writes it; what is finished stays",
         )
-    with closing(bundle.open(catalogs[-1])) as file:
-        for row in _rows_of(file):
-            if not isinstance(row, Deletion):
-                yield row
+    return bundle.open(catalogs[-1])
 
 
 def read_images(bundle: Bundle) -> Iterator[ImageRef]:
     """The images that the bundle's catalog states, in its order, numbered from 1."""
-    number = 0
-    for row in read_rows(bundle):
-        if isinstance(row, Product):
-            for url in row.images:
-                number += 1
-                yield ImageRef(image_id=number, product_id=row.product_id, url=url)
+    with closing(_open(bundle)) as file:
+        batches = _batches(file, columns=["product_id", "images", "code"])
+        rows = (zip(*(column.to_pylist() for column in batch.columns), strict=True) for batch in batches)
+        keys = (
+            (product_id, url) for product_id, images, code in chain.from_iterable(rows) if not code for url in images
+        )
+        for number, (product_id, url) in enumerate(keys, start=1):
+            yield ImageRef(image_id=number, product_id=product_id, url=url)
 
 
 def _product_ids(bundle: Bundle) -> set[str]:
@@ -242,10 +249,14 @@ def _read(path: Path) -> Iterator[Row]:
 
 
 def _rows_of(file: Any) -> Iterator[Row]:
+    for batch in _batches(file):
+        yield from map(_row, batch.to_pylist())
+
+
+def _batches(file: Any, columns: list[str] | None = None) -> Iterator[Any]:
     # group by group: a batch may otherwise hold rows of many, and so much more text than was in memory at writing
     for group in range(file.num_row_groups):
-        for batch in file.iter_batches(batch_size=ROWS, row_groups=[group]):
-            yield from map(_row, batch.to_pylist())
+        yield from file.iter_batches(batch_size=ROWS, row_groups=[group], columns=columns)
 
 
 def _row(values: dict[str, Any]) -> Row:

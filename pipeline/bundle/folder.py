@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -68,15 +68,58 @@ class Bundle:
             raise damaged(path) from error
         except OSError as error:
             raise BundleError(f"{shown} cannot be read: {_reason(error)}") from error
-        stated = (file.schema_arrow.metadata or {}).get(METADATA, b"")
-        manifest = parse_manifest(stated, f"the metadata of {shown}")
-        hint = "move it out of the bundle; what it holds is made again by the same catvec run … --to"
-        check_same_model(self.manifest.model, manifest.model, where=shown, hint=hint)
-        if manifest.catalog != self.manifest.catalog:
-            raise BundleError(
-                f"{shown} is of catalog {manifest.catalog!r}, expected {self.manifest.catalog!r}", hint=hint
-            )
+        try:
+            self._check_identity(path, _manifest_of(file.schema_arrow, path))
+        except BaseException:
+            file.close()
+            raise
         return file
+
+    def check(self) -> None:
+        """Open a file of each kind, so that a manifest which is none of theirs is found before it is believed.
+
+        Raises as `open`.
+        """
+        for path in (*self.catalogs()[-1:], *self.parts()[:1]):
+            self.open(path).close()
+
+    def _check_identity(self, path: Path, found: Manifest) -> None:
+        shown = repr(str(path))
+        if _identity(found) == _identity(self.manifest):
+            return
+        hint = FOREIGN_FILE if self._is_believed_by_others(path) else FOREIGN_MANIFEST
+        check_same_model(self.manifest.model, found.model, where=shown, hint=hint)
+        if found.catalog != self.manifest.catalog:
+            raise BundleError(
+                f"{shown} is of catalog {found.catalog!r}, expected {self.manifest.catalog!r}", hint=hint
+            )
+        raise BundleError(f"{str(self.folder / MANIFEST)!r} says something else of its model than {shown}", hint=hint)
+
+    def _is_believed_by_others(self, path: Path) -> bool:
+        """Whether another file has the identity of the manifest: then it is this file that does not belong here."""
+        pa, expected = pyarrow(), _identity(self.manifest)
+        for other in (*self.catalogs(), *self.parts()):
+            with contextlib.suppress(OSError, pa.ArrowException, BundleError):
+                if other != path and _identity(_manifest_of(pa.parquet.read_schema(other), other)) == expected:
+                    return True
+        return False
+
+
+FOREIGN_FILE = "move it out of the bundle; what it holds is made again by the same catvec run … --to"
+FOREIGN_MANIFEST = (
+    f"{MANIFEST} was edited, or comes from another bundle: put the one back that was there; or remove it and run the "
+    "same catvec run … --to again, which writes it anew"
+)
+
+
+def _manifest_of(schema: Any, path: Path) -> Manifest:
+    stated = (schema.metadata or {}).get(METADATA, b"")
+    return parse_manifest(stated, f"the metadata of {str(path)!r}")
+
+
+def _identity(manifest: Manifest) -> Manifest:
+    """All of it but where the weights were, which differs from machine to machine."""
+    return replace(manifest, model=replace(manifest.model, location=""))
 
 
 def damaged(path: Path) -> BundleError:
@@ -127,13 +170,27 @@ def claimed(folder: Path) -> Iterator[Path]:
     """
     pyarrow()
     _refuse_others(folder)
+    is_new = not folder.exists()
     with written(folder):
         (folder / PARTS).mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         for place in (folder, folder / PARTS):
             for left in place.glob(UNFINISHED):
                 left.unlink(missing_ok=True)
-        yield folder
+        try:
+            yield folder
+        finally:
+            if not (folder / MANIFEST).exists():
+                _clear_away(folder, is_new=is_new)
+
+
+def _clear_away(folder: Path, *, is_new: bool) -> None:
+    """Leave no trace of a bundle that did not come to be; what is in the folder besides stays."""
+    with contextlib.suppress(OSError):
+        (folder / PARTS).rmdir()  # not when something is in it
+        (folder / LOCK).unlink()
+        if is_new:
+            folder.rmdir()
 
 
 def _refuse_others(folder: Path) -> None:
@@ -167,6 +224,8 @@ def _locked(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise _is_taken(folder, descriptor) from error
+        if not (folder / LOCK).exists() or os.fstat(descriptor).st_ino != (folder / LOCK).stat().st_ino:
+            raise _is_taken(folder, descriptor)  # its holder took it away when it ended, or another has made it anew
         _sign(descriptor)
         yield
     finally:

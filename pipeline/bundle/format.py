@@ -111,6 +111,7 @@ def check_same_model(model: BundleModel, expected: BundleModel, *, where: str, h
             ("source", model.source, expected.source),
             ("weights", model.revision[:19], expected.revision[:19]),
             ("preprocessing", model.fingerprint, expected.fingerprint),
+            ("text side", model.has_text, expected.has_text),
         )
         if left != right
     ]

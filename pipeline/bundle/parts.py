@@ -33,12 +33,13 @@ from pipeline.files import write_atomically
 from pipeline.records import Embedding, Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from pipeline.bundle.folder import Bundle
+    from pipeline.bundle.format import Manifest
     from pipeline.records import Content, Outcomes
 
 PART_ROWS = 4_096
@@ -63,23 +64,35 @@ FOREIGN_TEXTS = ("mime", "etag", "last_modified", "detail")
 
 @dataclass(slots=True)
 class Contents:
-    """What the finished parts hold: `known` contents have a vector, `shown` images show one of them, `failed` have
-    none, but the code of a failure. Some hundred bytes an image: nothing of it is a vector."""
+    """What the finished parts hold: `known` contents have a vector, `shown` images show one of them, `failed` ones
+    could not be had when they were looked at last, and may show what they showed before; their failure's code. Some
+    hundred bytes an image: nothing of it is a vector."""
 
     known: set[bytes] = field(default_factory=set)
     shown: dict[bytes, bytes] = field(default_factory=dict)
     failed: dict[bytes, str] = field(default_factory=dict)
 
     def note(self, key: bytes, *, outcome: str, sha256: bytes, code: str) -> None:
-        """One row; later ones outweigh earlier ones, and a picture that is there outweighs failures."""
+        """One row; later ones outweigh earlier ones, but a failure does not take away the picture before it."""
         if outcome == FAILED:
-            if key not in self.shown:
-                self.failed[key] = code
+            self.failed[key] = code
             return
         if outcome == EMBEDDED:
             self.known.add(sha256)
         self.shown[key] = sha256
         self.failed.pop(key, None)
+
+    def latest(self, images: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        """Those rows of a part, with the columns of IMAGE_COLUMNS, that no other row of the bundle outweighs."""
+        code = IMAGE_COLUMNS.index("code")
+        return [row for row in images if self._is_latest(image_key(row[0], row[1]), row[3], row[code])]
+
+    def _is_latest(self, key: bytes, sha256: bytes | None, code: str) -> bool:
+        return self.failed.get(key) == code if sha256 is None else self.shown.get(key, sha256) == sha256
+
+    def failed_bare(self) -> int:
+        """How many have failed and show nothing."""
+        return sum(key not in self.shown for key in self.failed)
 
     def forget_bare(self) -> None:
         """Drop images whose vector was in a part that is gone: they are made again."""
@@ -128,22 +141,56 @@ IMAGE_COLUMNS = (
 
 
 def read_part(bundle: Bundle, path: Path) -> Part:
-    """Raises BundleError for one that is damaged, or whose vectors are not finite and of unit length (law 5)."""
+    """Raises BundleError for one that is damaged, whose vectors are not finite and of unit length (law 5), or that
+    holds what no database takes."""
     pa = pyarrow()
     with closing(bundle.open(path)) as file:
+        _check_columns(pa, file.schema_arrow, bundle.manifest, path)
         try:
             table = file.read()
         except pa.ArrowException as error:
             raise damaged(path) from error
-    embedded = table.filter(pa.compute.equal(table.column("outcome"), EMBEDDED))
+    _check_values(pa, table, path)
+    is_embedded = pa.compute.equal(table.column("outcome"), EMBEDDED)
+    embedded = table.select(["content_sha256", "embedding"]).filter(is_embedded)
     hashes = tuple(embedded.column("content_sha256").to_pylist())
-    if any(len(sha256 or b"") != 32 for sha256 in hashes):
-        raise BundleError(f"part {str(path)!r} holds a content_sha256 that has not 32 bytes", hint=REMAKE)
     images = zip(*(table.column(name).to_pylist() for name in IMAGE_COLUMNS), strict=True)
     return Part(images=tuple(images), hashes=hashes, vectors=_vectors(embedded, bundle.manifest.model.dims, path))
 
 
 REMAKE = "remove the part and run the same catvec run … --to again, which makes anew only what it held"
+
+
+def _check_columns(pa: Any, schema: Any, manifest: Manifest, path: Path) -> None:
+    for entry in part_schema(pa, manifest):
+        found = schema.field(entry.name).type if entry.name in schema.names else "none"
+        # the name of a list's elements differs from writer to writer, and stands in its type
+        if _kind(pa, found) != _kind(pa, entry.type):
+            raise BundleError(
+                f"part {str(path)!r} has column {entry.name!r} of type {found}, expected {entry.type}", hint=REMAKE
+            )
+
+
+def _kind(pa: Any, found: Any) -> str:
+    is_list = isinstance(found, pa.DataType) and pa.types.is_list(found)
+    return f"list of {found.value_type}" if is_list else str(found)
+
+
+def _check_values(pa: Any, table: Any, path: Path) -> None:
+    """Each with its own words: what the database would say of them names no file."""
+    for name in ("product_id", "url", "outcome", "at"):
+        if table.column(name).null_count:
+            raise BundleError(f"part {str(path)!r} holds a row without {name}", hint=REMAKE)
+    for entry in table.schema:
+        if pa.types.is_string(entry.type):
+            found = pa.compute.match_substring(table.column(entry.name), "\0")
+            if pa.compute.any(found).as_py():
+                raise BundleError(f"part {str(path)!r} holds a NUL character in {entry.name}", hint=REMAKE)
+    lengths = pa.compute.binary_length(table.column("content_sha256"))
+    is_failed = pa.compute.equal(table.column("outcome"), FAILED)
+    is_right = pa.compute.if_else(is_failed, pa.compute.is_null(lengths), pa.compute.equal(lengths, 32))
+    if not pa.compute.all(pa.compute.fill_null(is_right, False)).as_py():
+        raise BundleError(f"part {str(path)!r} holds a content_sha256 that has not 32 bytes", hint=REMAKE)
 
 
 def _vectors(embedded: Any, dims: int, path: Path) -> NDArray[np.float32]:
@@ -208,8 +255,19 @@ class PartWriter:
                 self._add(_of_failure(item), FAILED, at)
             return
         content = item.content if isinstance(item, Embedding) else item
-        if self._contents.shown.get(key) == content.sha256:
+        if self._contents.shown.get(key) == content.sha256 and key not in self._contents.failed:
             return
+        self._add_picture(item, content, at)
+
+    def add_failing(self, item: Embedding, at: datetime, failure: Failure, failed_at: datetime) -> None:
+        """An image that has a vector, and could not be had when it was looked at again."""
+        key, before = image_key(item.image.product_id, item.image.url), self.written
+        if self._contents.shown.get(key) != item.content.sha256:
+            self._add_picture(item, item.content, at)
+        if self.written > before or self._contents.failed.get(key) != failure.code:
+            self._add(_of_failure(failure), FAILED, failed_at)
+
+    def _add_picture(self, item: Embedding | Content, content: Content, at: datetime) -> None:
         if content.sha256 in self._contents.known or not isinstance(item, Embedding):
             self._add(_of_content(content), REUSED, at)
             return

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.commands.live import interruptible, progress_shown
-from pipeline.commands.options import Database, Home, Json, open_database, take, with_settings
+from pipeline.commands.options import Database, Home, Json, open_database, path, take, with_settings
 from pipeline.commands.terminal import print_json, print_table, say
 from pipeline.progress import Progress
 from pipeline.settings import CatalogSettings, DecodeSettings, FetchSettings, ModelSettings, RunSettings
 
 if TYPE_CHECKING:
-    from pipeline.bench.measurement import Bench
+    from pipeline.bench.measurement import Bench, Conditions
     from pipeline.bench.rates import Rate
 
 DOUBTFUL = 1.1
@@ -30,7 +30,9 @@ RandomWeights = Annotated[
     str,
     typer.Option("--weights", help="real; or random: a model as large as --model, where its weights cannot be had"),
 ]
-Chart = Annotated[Path | None, typer.Option("--chart", metavar="FILE", help="draw the limits as bars, .png or .svg")]
+Chart = Annotated[
+    Path | None, typer.Option("--chart", parser=path, metavar="FILE", help="draw the limits as bars, .png or .svg")
+]
 DecodeThreads = Annotated[
     int | None,
     typer.Option(
@@ -89,10 +91,11 @@ def _settings(options: dict[str, Any], decode_threads: int | None) -> RunSetting
 
 def _print(measured: Bench) -> None:
     where, pictures = measured.conditions, measured.pictures
+    of_each = f", {where.per_host} from one host" if where.hosts else ""
     rows = [
-        _row("fetch only", measured.fetch, f"{where.concurrency} at once, {where.per_host} from one host"),
+        _row("fetch only", measured.fetch, f"{where.concurrency} at once{of_each}"),
         _row("decode only", measured.decode, f"{where.decode_threads} threads"),
-        _row("forward only", measured.forward, f"{where.device}, {where.precision}, batches of {where.batch_size}"),
+        _row("forward only", measured.forward, _forward(where)),
         _row("write only", measured.write, f"{where.dims} dimensions, 512 in a transaction"),
         (
             "shared cores",
@@ -123,6 +126,12 @@ def _print(measured: Bench) -> None:
             level="warning",
         )
     say(measured.limit)
+
+
+def _forward(where: Conditions) -> str:
+    compiled = ", compiled" if where.compiled else ""
+    found = f"{where.device}, {where.precision}, batches of {where.batch_size}{compiled}"
+    return found if where.devices == 1 else f"{found}; times {where.devices} devices"
 
 
 def _row(name: str, rate: Rate, how: str) -> tuple[str, str, str, str, str]:

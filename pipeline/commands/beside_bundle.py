@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pipeline.commands.options import option_of, refuse_given
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
 OF_A_DATABASE = (
     *("db", "home", "report", "dry_run", "recheck", "full_check", "ignore_validators", "storage", "build_index"),
-    *("forget_after", "deleted_ids"),
+    "forget_after",
 )
 """they speak of a database; in the environment, where they are set for all commands, they do no harm"""
 SHARES = {
@@ -23,18 +24,12 @@ SHARES = {
 
 def refuse_beside_bundle(context: typer.Context) -> None:
     """Raise ConfigError for options that a run into a bundle cannot follow."""
-    for name in OF_A_DATABASE:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            raise ConfigError(
-                f"{_option(context, name)} cannot go with --to: a bundle is made without a database",
-                hint="leave one of the two out; catvec load brings a bundle into a database",
-            )
+    refuse_given(
+        context,
+        OF_A_DATABASE,
+        "cannot go with --to: a bundle is made without a database",
+        hint="leave one of the two out; catvec load brings a bundle into a database",
+    )
     for name, (reason, cure) in SHARES.items():
         if context.params[name]:
-            raise ConfigError(f"{_option(context, name)} cannot go with --to: {reason}", hint=cure)
-
-
-def _option(context: typer.Context, name: str) -> str:
-    prefix = "--no-" if context.params[name] is False else "--"
-    return prefix + name.replace("_", "-")
+            raise ConfigError(f"{option_of(context, name)} cannot go with --to: {reason}", hint=cure)

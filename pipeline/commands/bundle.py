@@ -14,13 +14,16 @@ from pipeline.commands.options import (
     Home,
     Json,
     ModelName,
+    WaitForRun,
     open_database,
+    path,
     place_of,
     take,
     with_settings,
 )
-from pipeline.commands.run import summary_lines
+from pipeline.commands.summary import summary_lines
 from pipeline.commands.terminal import print_json, say
+from pipeline.durations import parse_duration
 from pipeline.progress import Progress
 from pipeline.settings import LoadSettings
 
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
     from pipeline.exporting import Exported
     from pipeline.records import RunSummary
 
-BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="folder of the bundle")]
+BundleFolder = Annotated[Path, typer.Argument(parser=path, metavar="BUNDLE", help="folder of the bundle")]
 CatalogName = Annotated[
     str,
     typer.Option(
@@ -38,7 +41,14 @@ CatalogName = Annotated[
 
 
 @with_settings(LoadSettings)
-def load(bundle: BundleFolder, db: Database = None, home: Home = None, json: Json = False, **options: Any) -> None:
+def load(
+    bundle: BundleFolder,
+    db: Database = None,
+    home: Home = None,
+    wait: WaitForRun = "0s",
+    json: Json = False,
+    **options: Any,
+) -> None:
     """Bring a bundle into a database: its products, images, vectors and failures. No model is needed.
 
     Run it again at any time: it goes on where it stopped, and writes only what is missing.
@@ -47,9 +57,10 @@ def load(bundle: BundleFolder, db: Database = None, home: Home = None, json: Jso
     from pipeline.status import read_models
 
     settings, progress = take(LoadSettings, options), Progress()
-    with open_database(db, home) as url, interruptible(progress):
+    longest = parse_duration(wait)
+    with open_database(db, home) as url, interruptible(progress) as stop:
         with progress_shown(progress):
-            summary = load_bundle(settings, bundle, url=url, progress=progress)
+            summary = load_bundle(settings, bundle, url=url, progress=progress, stop=stop, wait=longest)
         active = next((model.name for model in read_models(url) if model.is_active), None)
     for line in load_lines(summary, active=active, place=place_of(db, home)):
         say(line)
@@ -59,8 +70,10 @@ def load(bundle: BundleFolder, db: Database = None, home: Home = None, json: Jso
 
 def load_lines(summary: RunSummary, *, active: str | None, place: str) -> list[str]:
     """What a load did, in words; the last line says what to type next."""
-    lines = summary_lines(summary, active=active, place=place)
-    if summary.pending:
+    lines = summary_lines(summary, active=active, place=place, source="from the bundle")
+    if summary.pending and not summary.unchanged + summary.reused + summary.embedded:
+        lines[-1] = "the bundle has no vectors yet; the same catvec run … --to makes them, then load it again"
+    elif summary.pending:
         lines.insert(-1, f"{summary.pending:,} images have no outcome in the bundle yet: catvec run makes them")
     return lines
 
@@ -71,6 +84,7 @@ def export(
     catalog_name: CatalogName = "default",
     db: Database = None,
     home: Home = None,
+    wait: WaitForRun = "0s",
     json: Json = False,
 ) -> None:
     """Write a bundle from a database: a catalog's products, images, vectors and failures under one model.
@@ -79,9 +93,11 @@ def export(
     """
     from pipeline.exporting import export as export_bundle
 
-    progress = Progress()
-    with open_database(db, home) as url, interruptible(progress), progress_shown(progress):
-        exported = export_bundle(bundle, url=url, model=model, catalog=catalog_name, progress=progress)
+    progress, longest = Progress(), parse_duration(wait)
+    with open_database(db, home) as url, interruptible(progress) as stop, progress_shown(progress):
+        exported = export_bundle(
+            bundle, url=url, model=model, catalog=catalog_name, progress=progress, stop=stop, wait=longest
+        )
     for line in export_lines(exported):
         say(line)
     if json:

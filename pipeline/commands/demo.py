@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.find import show_hits
-from pipeline.commands.options import home_of, open_database, place_of
+from pipeline.commands.options import home_of, open_database, path, place_of
 from pipeline.commands.run import Limits, run_catalog
 from pipeline.commands.terminal import say
 from pipeline.settings import CatalogSettings, ModelSettings, RunSettings
@@ -20,14 +20,15 @@ TEXT = "navy striped t-shirt"
 NAME = "demo"
 """of the catalog and of the model: beside a shop's own they take nothing away"""
 
-Folder = Annotated[Path, typer.Option("--folder", help="where the drawn catalog is put")]
+Folder = Annotated[Path, typer.Option("--folder", parser=path, help="where the drawn catalog is put")]
 Products = Annotated[int, typer.Option("--products", min=20, max=100_000, help="products to draw")]
 # without the environment variables of the other commands: what is drawn goes to a shop's data only when asked
 DemoDatabase = Annotated[
     str | None, typer.Option("--db", metavar="URL", help="database for the demo; else a PostgreSQL of its own")
 ]
 DemoHome = Annotated[
-    Path | None, typer.Option("--home", help="folder of that PostgreSQL; else demo in the folder of catvec's own")
+    Path | None,
+    typer.Option("--home", parser=path, help="folder of that PostgreSQL; else demo in the folder of catvec's own"),
 ]
 
 

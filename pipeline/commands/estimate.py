@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.commands.live import interruptible, progress_shown
+from pipeline.commands.options import refuse_given
 from pipeline.commands.terminal import print_table, say
 from pipeline.pace import show_cost
 from pipeline.report.words import number, plural, span
@@ -13,11 +14,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import BinaryIO
 
+    import typer
+
     from pipeline.estimate import Estimate, Range, StageEstimate
     from pipeline.plan import Plan
     from pipeline.settings import EstimateSettings, RunSettings
 
+OF_AN_ESTIMATE = ("sample", "cores", "images_per_s", "bench", "gpu_price")
+"""options that say nothing to a plan without one"""
+NEARLY_ALL = 0.9
+"""of the time of two stages that share the cores, from which on one of them limits"""
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+
+
+def refuse_without_estimate(context: typer.Context) -> None:
+    """Raise ConfigError for options that are passed over without --estimate; in the environment they do no harm."""
+    refuse_given(context, OF_AN_ESTIMATE, "does nothing without --estimate", hint="add --estimate, or leave it out")
 
 
 def take_estimate(settings: RunSettings, wanted: EstimateSettings, *, url: str, stdin: BinaryIO) -> Plan:
@@ -45,7 +57,7 @@ def _rows(found: Estimate) -> list[tuple[str, str, str, str]]:
         _stage("fetch", found.fetch),
         _stage("decode", found.decode),
         _stage("encode", found.encode),
-        ("together", span(found.seconds.expected), _between(found.seconds, span), f"{found.limited_by} limits"),
+        ("together", span(found.seconds.expected), _between(found.seconds, span), _limit(found)),
     ]
     if found.cost is not None:
         rows.append(
@@ -60,6 +72,16 @@ def _rows(found: Estimate) -> list[tuple[str, str, str, str]]:
         )
         rows.append(("database", size(bytes_of_all), "", parts))
     return rows
+
+
+def _limit(found: Estimate) -> str:
+    if found.limited_by != "decode and encode":
+        return f"{found.limited_by} limits"
+    shares = {"decode": found.decode.seconds.expected, "encode": found.encode.seconds.expected}
+    most = max(shares, key=lambda stage: shares[stage])
+    if shares[most] < NEARLY_ALL * sum(shares.values()):
+        return "decode and encode limit, on the same cores"
+    return f"{most} limits, with {min(shares, key=lambda stage: shares[stage])} on the same cores"
 
 
 def _stage(name: str, stage: StageEstimate) -> tuple[str, str, str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,9 +19,9 @@ from pipeline.commands.options import (
     Precision,
     Weights,
     open_database,
+    path,
 )
 from pipeline.commands.terminal import parse_filter, print_json, print_table, say
-from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,23 @@ if TYPE_CHECKING:
 
 def search(
     text: Annotated[str | None, typer.Argument(help="what to look for, in words")] = None,
-    image: Annotated[Path | None, typer.Option("--image", help="a picture to look for instead of words")] = None,
+    image: Annotated[
+        Path | None, typer.Option("--image", parser=path, help="a picture to look for instead of words")
+    ] = None,
+    like: Annotated[
+        list[str] | None,
+        typer.Option("--like", metavar="PRODUCT_ID", help="a product to be like; may be given several times"),
+    ] = None,
+    minus: Annotated[
+        list[str] | None, typer.Option("--minus", metavar="TEXT", help="words to lead away from; several times")
+    ] = None,
+    weight: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--weight",
+            help="how much each counts, in this order: words or picture, each --like, each --minus; else 1 each",
+        ),
+    ] = None,
     k: Count = 10,
     filter: Conditions = "{}",  # noqa: A002 - the option's name
     model: ModelName = None,
@@ -42,17 +58,19 @@ def search(
     db: Database = None,
     home: Home = None,
 ) -> None:
-    """Find products by words or by a picture."""
-    from pipeline.search import Query, search_image, search_text
+    """Find products by words, by a picture, by products that they are like, or by all of these together."""
+    from pipeline.search import Query, Wanted
+    from pipeline.search import search as find
 
-    if (text is None) == (image is None):
-        raise ConfigError("give either words or --image FILE", hint='for example: catvec search "red dress"')
+    wanted = Wanted(
+        text=text, image=image, like=tuple(like or ()), minus=tuple(minus or ()), weights=tuple(weight or ())
+    )
     query = Query(
         k=k, conditions=parse_filter(filter), model=model, weights=weights, device=device, precision=precision
     )
     with open_database(db, home) as url:
-        hits = search_text(url, text, query) if text is not None else search_image(url, Path(str(image)), query)
-    show_hits(hits, text if text is not None else str(image), as_json=json)
+        hits = find(url, wanted, query)
+    show_hits(hits, wanted.name, as_json=json)
 
 
 def similar(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.commands.live import interruptible, progress_shown
-from pipeline.commands.options import ActiveModel, Database, Home, Json, Wait, Yes, open_database
+from pipeline.commands.options import ActiveModel, Database, Home, Json, Wait, Yes, open_database, path
 from pipeline.commands.terminal import print_json, print_table, say
 from pipeline.errors import ConfigError
 from pipeline.progress import Progress
@@ -210,7 +210,7 @@ def tune(
         float, typer.Option("--target-recall", min=0.5, max=1, help="recall@10 to reach with the least work")
     ] = 0.98,
     chart: Annotated[
-        Path | None, typer.Option("--chart", metavar="FILE", help="draw the curve, .png or .svg")
+        Path | None, typer.Option("--chart", parser=path, metavar="FILE", help="draw the curve, .png or .svg")
     ] = None,
     m: Annotated[str, typer.Option("--m", metavar="LIST", help="try these on a copy, such as 8,16,32")] = "",
     ef_construction: Annotated[

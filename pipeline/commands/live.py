@@ -137,7 +137,7 @@ def _show_lines(progress: Progress, pace: Pace, ended: threading.Event) -> None:
             next_line_s = now.seconds + LOG_EVERY_S
             limits = in_brief(now.loads(before))
             say(
-                ", ".join(filter(None, (_line(now, outlook), limits))),
+                ", ".join(filter(None, (_line(now, outlook), limits, _waiting(now)))),
                 **_counters(now, outlook),
                 limits=limits or None,
             )
@@ -156,6 +156,10 @@ def _line(now: Snapshot, outlook: Outlook) -> str:
     return ", ".join([line, *_time_left(outlook), *_costs(outlook)])
 
 
+def _waiting(now: Snapshot) -> str:
+    return "" if now.away_s is None else f"waiting for the database for {now.away_s:.0f} s"
+
+
 def _time_left(outlook: Outlook) -> list[str]:
     from pipeline.report.words import span
 
@@ -172,13 +176,17 @@ def _costs(outlook: Outlook) -> list[str]:
 def _counters(now: Snapshot, outlook: Outlook) -> dict[str, Any]:
     """The line's numbers for --log-format json; a phase without images counts what its `unit` says."""
     left_s = None if outlook.left_s is None else round(outlook.left_s, 1)
-    costs = {} if outlook.cost is None else {"cost": outlook.cost, "expected_cost": outlook.expected_cost}
+    extra: dict[str, float | None] = {}
+    if outlook.cost is not None:
+        extra |= {"cost": outlook.cost, "expected_cost": outlook.expected_cost}
+    if now.away_s is not None:
+        extra["database_away_s"] = round(now.away_s, 1)
     if now.steps is not None:
         steps = {"unit": now.steps.unit, "done": now.steps.done, "total": now.steps.total}
-        return {"phase": now.phase, **steps, "waits_for": now.steps.waits_for or None, "left_s": left_s, **costs}
+        return {"phase": now.phase, **steps, "waits_for": now.steps.waits_for or None, "left_s": left_s, **extra}
     counts = {name: getattr(now, name) for name in ("done", "total", "unchanged", "reused", "embedded", "failed")}
     rate = {"images_per_s": round(now.images_per_s, 1), "left_s": left_s}
-    return {"phase": now.phase, "unit": "images", **counts, **rate, **costs}
+    return {"phase": now.phase, "unit": "images", **counts, **rate, **extra}
 
 
 def _steps_line(phase: str, steps: Steps) -> str:
@@ -226,7 +234,7 @@ def _refresh(bar: tqdm[NoReturn], now: Snapshot, outlook: Outlook, limits: str) 
         is_known = steps.left_s is not None and not steps.waits_for
         bar.set_postfix_str(f"about {steps.left_s:,.0f} s left" if is_known else "", refresh=False)
     else:
-        bar.set_description_str(now.phase, refresh=False)
+        bar.set_description_str(", ".join(filter(None, (now.phase, _waiting(now)))), refresh=False)
         if now.total is not None:
             if bar.total is None:
                 # what needed no work is not part of the rate

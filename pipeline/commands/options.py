@@ -15,13 +15,22 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 import typer
 
 from pipeline.durations import parse_age, show_duration
+from pipeline.errors import ConfigError
 from pipeline.settings import plain_fields
 from pipeline.shard import Shard, parse_shard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 Record = TypeVar("Record")
+
+
+def path(text: str | Path) -> Path:
+    """A path that was typed in. An empty one would stand for the folder that one is in."""
+    if str(text):
+        return Path(text)
+    raise typer.BadParameter("it is empty, expected a file or folder")
+
 
 Database = Annotated[
     str | None,
@@ -37,6 +46,7 @@ Home = Annotated[
     Path | None,
     typer.Option(
         "--home",
+        parser=path,
         envvar="CATVEC_HOME",
         help="folder of catvec's own PostgreSQL; else ~/.local/share/catvec, for root /var/lib/catvec",
     ),
@@ -53,6 +63,15 @@ Wait = Annotated[
         metavar="SECONDS",
         envvar="CATVEC_LOCK_WAIT",
         help="seconds to go on trying while others hold on to what is switched; readers never wait that long",
+    ),
+]
+WaitForRun = Annotated[
+    str,
+    typer.Option(
+        "--wait",
+        metavar="DURATION",
+        envvar="CATVEC_WAIT",
+        help="how long to wait for another run with this model, such as 30m, before the exit code becomes 75",
     ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="do not ask")]
@@ -108,11 +127,30 @@ def place_of(db: str | None, home: Path | None) -> str:
     return ""
 
 
+def refuse_given(context: typer.Context, names: Iterable[str], words: str, *, hint: str) -> None:
+    """Raise ConfigError for the first of these parameters that stands on the command line.
+
+    In the environment or the configuration file, where options are set for all commands, they do no harm.
+    """
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise ConfigError(f"{option_of(context, name)} {words}", hint=hint)
+
+
+def option_of(context: typer.Context, name: str) -> str:
+    """How the parameter is written on the command line."""
+    parameter = next(entry for entry in context.command.params if entry.name == name)
+    spellings = parameter.secondary_opts if context.params[name] is False else parameter.opts
+    return str(spellings[0] if spellings[0].startswith("-") else "CATALOG")  # the one argument that records have
+
+
 def with_settings(*kinds: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of these settings records.
 
     The command takes `**settings`; `take` turns them into the records again. A field without a default is an
-    argument. Option `--batch-size` is also the environment variable CATVEC_BATCH_SIZE.
+    argument. A parameter that the command declares itself stands in place of the record's. Option `--batch-size` is
+    also the environment variable CATVEC_BATCH_SIZE.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -125,7 +163,8 @@ def with_settings(*kinds: type) -> Callable[[Callable[..., None]], Callable[...,
             for entry in inspect.signature(command, eval_str=True).parameters.values()
             if entry.kind is not inspect.Parameter.VAR_KEYWORD
         ]
-        made = [parameter for kind in kinds for parameter in _parameters(kind)]
+        named = {entry.name for entry in own}
+        made = [entry for kind in kinds for entry in _parameters(kind) if entry.name not in named]
         arguments = [entry for entry in made if entry.default is inspect.Parameter.empty]
         options = [entry for entry in made if entry.default is not inspect.Parameter.empty]
         merged = [entry.replace(kind=inspect.Parameter.KEYWORD_ONLY) for entry in (*arguments, *own, *options)]
@@ -173,12 +212,12 @@ def _option(name: str, hint: Any, default: Any, help_text: str) -> inspect.Param
     if hint is bool and default:
         flag = f"{flag}/--no-{flag.removeprefix('--')}"
     kind: Any = list[str] if is_several else hint
-    metavar = None
+    metavar, parser = None, path if hint == Path | None else None
     if hint in _PARSED:
         metavar, _ = _PARSED[hint]
         kind = str if default is not None else str | None
     annotation = Annotated[
-        kind, typer.Option(flag, envvar="CATVEC_" + option.upper(), help=help_text, metavar=metavar)
+        kind, typer.Option(flag, envvar="CATVEC_" + option.upper(), help=help_text, metavar=metavar, parser=parser)
     ]
     shown = list(default) if is_several else show_duration(default) if hint is timedelta else default
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=shown, annotation=annotation)

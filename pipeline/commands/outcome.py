@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import sys
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
@@ -28,6 +31,18 @@ def exit_code_of(error: BaseException) -> int:
         return int(error.exit_code)
     codes = ((ConfigError, 2), (BreakerError, 4), (LockedError, EX_TEMPFAIL), (KeyboardInterrupt, 130))
     return next((code for kind, code in codes if isinstance(error, kind)), 1)
+
+
+def end_now(exit_code: int) -> NoReturn:
+    """End the process although a thread is inside the model yet.
+
+    Python's own end would stop that thread when it comes back from there, in the middle of C++ that then aborts (exit
+    code 134).
+    """
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(exit_code)
 
 
 @contextmanager

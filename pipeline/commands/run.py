@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import threading
 from contextlib import contextmanager, nullcontext
@@ -15,13 +14,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.commands.beside_bundle import refuse_beside_bundle
+from pipeline.commands.estimate import refuse_without_estimate
 from pipeline.commands.live import beside, progress_shown, signals_stop
-from pipeline.commands.options import Database, Home, Json, home_of, open_database, place_of, take, with_settings
-from pipeline.commands.outcome import exit_code_of, metrics_of_failure, write_metrics_file
+from pipeline.commands.options import (
+    Database,
+    Home,
+    Json,
+    WaitForRun,
+    home_of,
+    open_database,
+    path,
+    place_of,
+    take,
+    with_settings,
+)
+from pipeline.commands.outcome import end_now, exit_code_of, metrics_of_failure, write_metrics_file
+from pipeline.commands.summary import bundle_lines, summary_lines
 from pipeline.commands.terminal import print_json, print_table, say, say_error
 from pipeline.durations import parse_duration
 from pipeline.errors import BreakerError, CatvecError
-from pipeline.pace import show_cost
 from pipeline.settings import (
     CatalogSettings,
     DecodeSettings,
@@ -61,23 +72,17 @@ MaxRuntime = Annotated[
         help="stop in order after this long, such as 3h; the next run goes on. The exit code is 0",
     ),
 ]
-WaitForRun = Annotated[
-    str,
-    typer.Option(
-        "--wait",
-        metavar="DURATION",
-        envvar="CATVEC_WAIT",
-        help="how long to wait for another run with this model, such as 30m, before the exit code becomes 75",
-    ),
-]
 Report = Annotated[
     Path | None,
-    typer.Option("--report", envvar="CATVEC_REPORT", help="HTML page to write about the run, with pictures"),
+    typer.Option(
+        "--report", parser=path, envvar="CATVEC_REPORT", help="HTML page to write about the run, with pictures"
+    ),
 ]
 MetricsFile = Annotated[
     Path | None,
     typer.Option(
         "--metrics-file",
+        parser=path,
         envvar="CATVEC_METRICS_FILE",
         help="file.prom to write for the textfile collector of Prometheus' node_exporter",
     ),
@@ -86,6 +91,7 @@ To = Annotated[
     Path | None,
     typer.Option(
         "--to",
+        parser=path,
         metavar="FOLDER",
         help="write a bundle into this folder, for a database that cannot be reached from here; later: catvec load",
     ),
@@ -118,11 +124,13 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """A run that came to an end of its own; `breaker` says that too many images failed."""
+    """A run that came to an end of its own; `breaker` says that too many images failed, `left_behind` that a thread
+    is inside the model yet."""
 
     summary: RunSummary
     exit_code: int
     breaker: BreakerError | None
+    left_behind: bool
 
 
 @with_settings(CatalogSettings, FetchSettings, DecodeSettings, ModelSettings, RunSettings)
@@ -161,14 +169,23 @@ def run(
         print_json(outcome.summary)  # after everything else that is said: the last line of a log, too
     if outcome.breaker is not None:
         raise outcome.breaker
+    if outcome.left_behind:
+        end_now(outcome.exit_code)
     raise typer.Exit(outcome.exit_code)
 
 
 @with_settings(CatalogSettings, FetchSettings, DecodeSettings, ModelSettings, RunSettings, EstimateSettings)
 def plan(
-    db: Database = None, home: Home = None, estimate: Foretell = False, json: Json = False, **options: Any
+    context: typer.Context,
+    db: Database = None,
+    home: Home = None,
+    estimate: Foretell = False,
+    json: Json = False,
+    **options: Any,
 ) -> None:
     """Show what a run would do with a catalog: what is new, changed, moved, due or gone. Writes nothing."""
+    if not estimate:
+        refuse_without_estimate(context)
     settings, wanted = _take_settings(options, home), take(EstimateSettings, options)
     show_plan(settings, db=db, home=home, as_json=json, wanted=wanted if estimate else None)
 
@@ -211,7 +228,7 @@ def run_catalog(
         if report is not None:
             _write_report(url, report, settings, summary, timeline)
     code = exit_code_of(ended.breaker) if ended.breaker else _exit_code(summary, limits, signals)
-    return Outcome(summary=summary, exit_code=code, breaker=ended.breaker)
+    return Outcome(summary=summary, exit_code=code, breaker=ended.breaker, left_behind=stop.left_behind)
 
 
 def run_to_bundle(settings: RunSettings, limits: Limits, folder: Path) -> Outcome:
@@ -227,7 +244,7 @@ def run_to_bundle(settings: RunSettings, limits: Limits, folder: Path) -> Outcom
     for line in bundle_lines(ended.summary, folder):
         say(line)
     code = exit_code_of(ended.breaker) if ended.breaker else _exit_code(ended.summary, limits, signals)
-    return Outcome(summary=ended.summary, exit_code=code, breaker=ended.breaker)
+    return Outcome(summary=ended.summary, exit_code=code, breaker=ended.breaker, left_behind=stop.left_behind)
 
 
 def _watch(
@@ -348,87 +365,3 @@ def _print_plan(found: Plan) -> None:
         print_estimate(found.estimate)
     if found.is_new_model:
         say(f"model {found.model} is new in this database: every image would be encoded")
-
-
-def summary_lines(summary: RunSummary, *, active: str | None, place: str) -> list[str]:
-    """What a run did, in words; the last line says what to type next. `active` is the model that apps read."""
-    lines = _count_lines(summary)
-    products = summary.products
-    if products.new or products.changed or products.removed:
-        lines.append(f"products: {products.new:,} new, {products.changed:,} changed, {products.removed:,} removed")
-    if summary.checked:
-        lines.append(f"{summary.checked:,} images were asked for again, {summary.changed:,} showed another picture")
-    if summary.moved:
-        images = "image stands" if summary.moved == 1 else "images stand"
-        lines.append(f"{summary.moved:,} {images} at another URL than before")
-    if summary.removed:
-        images = "image" if summary.removed == 1 else "images"
-        lines.append(f"{summary.removed:,} {images} left the catalog and the search results")
-    if summary.forgotten:
-        lines.append(f"{summary.forgotten:,} products and images that left long ago were deleted")
-    if summary.failures_by_code:
-        codes = ", ".join(f"{code} {count:,}" for code, count in summary.failures_by_code.items())
-        due = f" ({summary.deferred:,} not tried, their next try is not due)" if summary.deferred else ""
-        lines.append(f"failed: {codes}{due}; see: catvec failures{place}")
-    return [*lines, _next_step(summary, active=active, place=place)]
-
-
-def bundle_lines(summary: RunSummary, folder: Path) -> list[str]:
-    """The same of a run into a bundle."""
-    lines = _count_lines(summary)
-    if summary.failures_by_code:
-        codes = ", ".join(f"{code} {count:,}" for code, count in summary.failures_by_code.items())
-        lines.append(f"failed: {codes}; the same command tries them again; after catvec load: catvec failures")
-    if summary.stopped_by == "failure_rate":
-        return [*lines, "stopped: too many images fail"]
-    if not summary.finished:
-        return [*lines, f"stopped early ({summary.stopped_by}); to go on, run the same command again"]
-    return [*lines, f"next, where the database can be reached: catvec load {shlex.quote(str(folder))} --db …"]
-
-
-def _count_lines(summary: RunSummary) -> list[str]:
-    counts = ", ".join(f"{getattr(summary, name):,} {name}" for name in ("unchanged", "reused", "embedded", "failed"))
-    cost = "" if summary.cost is None else f", cost {show_cost(summary.cost)}"
-    lines = [
-        f"{summary.seen:,} images seen: {counts}" + (f", {summary.pending:,} pending" if summary.pending else ""),
-        f"model {summary.model} ({summary.dims} dimensions) {_device(summary)}: {_pace(summary)}"
-        f"{summary.seconds:,.1f} s in all{cost}",
-    ]
-    return [*lines, summary.limit] if summary.limit else lines
-
-
-def _device(summary: RunSummary) -> str:
-    if summary.device is None:
-        return "was not needed"
-    return f"on {summary.device} in {summary.precision}, batches of {summary.batch_size}"
-
-
-def _pace(summary: RunSummary) -> str:
-    return f"{summary.images_per_s:,.1f} images/s, " if summary.images_per_s else ""
-
-
-def _next_step(summary: RunSummary, *, active: str | None, place: str) -> str:
-    if summary.stopped_by == "failure_rate":
-        return "stopped: too many images fail"
-    if not summary.finished:
-        return f"stopped early ({summary.stopped_by}); to go on, run the same command again"
-    is_empty_share = summary.shard is not None and not summary.seen
-    if not summary.unchanged + summary.reused + summary.embedded and not is_empty_share:
-        return f"nothing could be embedded; see: catvec failures{place}"
-    if active != summary.model:
-        return _switch(summary, active, f"catvec models activate {summary.model}{place}")
-    return (
-        f"next: catvec similar PRODUCT_ID{place}, or catvec search --image FILE{place}, or SQL: catvec db psql{place}"
-    )
-
-
-def _switch(summary: RunSummary, active: str | None, command: str) -> str:
-    if summary.shard is not None:
-        count = summary.shard.partition("/")[2]
-        built = f"shard {summary.shard} is done; the last of the {count} to end builds the index"
-        if active is None:
-            return f"{built} and lets apps read the model"
-        return f"{built}; then, to let apps read {summary.model} instead of {active}: {command}"
-    if active is None:
-        return f"apps read no model yet; next, as the owner of catvec's tables: {command}"
-    return f"apps go on reading model {active}; next, to let them read {summary.model}: {command}"

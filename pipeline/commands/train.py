@@ -8,17 +8,34 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.commands.head import train_head_command
 from pipeline.commands.live import interruptible, progress_shown, say_beside_bar
-from pipeline.commands.options import Json, take, with_settings
+from pipeline.commands.options import Database, Home, Json, ModelName, refuse_given, take, with_settings
 from pipeline.commands.terminal import print_json, print_table, say
+from pipeline.errors import ConfigError
 from pipeline.progress import Progress
-from pipeline.settings import CatalogSettings, DecodeSettings, FetchSettings, NewModelSettings, TrainSettings
+from pipeline.settings import (
+    CatalogSettings,
+    DecodeSettings,
+    FetchSettings,
+    HeadSettings,
+    NewModelSettings,
+    TrainSettings,
+)
 
 if TYPE_CHECKING:
     from pipeline.train.record import Trained
 
+Catalog = Annotated[
+    str | None, typer.Argument(metavar="CATALOG", help="file, folder, SQLAlchemy URL, or -; none with --head")
+]
 Output = Annotated[
-    Path, typer.Option("--output", metavar="FOLDER", help="where the model is put; must not exist yet")
+    Path | None,
+    typer.Option(
+        "--output",
+        metavar="PATH",
+        help="folder of the model, which must not exist yet; with --head a file, else ATTRIBUTE.safetensors here",
+    ),
 ]
 From = Annotated[
     str | None,
@@ -28,23 +45,69 @@ From = Annotated[
         help="the model to go on with: vit-b-32 and the like, a Hub id, or a folder; without it a new one",
     ),
 ]
-Restart = Annotated[bool, typer.Option("--restart", help="forget a training that was begun in FOLDER.training")]
+Restart = Annotated[bool, typer.Option("--restart", help="forget a training that was begun in PATH.training")]
+HeadOf = Annotated[
+    str | None,
+    typer.Option(
+        "--head",
+        metavar="ATTRIBUTE",
+        help="train a classifier of this attribute on the vectors in the database, for catvec tag, and no model",
+    ),
+]
+Hidden = Annotated[int | None, typer.Option("--hidden", help="with --head: units of a hidden layer; else none")]
+Threshold = Annotated[
+    float, typer.Option("--threshold", help="with --head: probability below which catvec tag says unknown, 0 to 1")
+]
+
+_OF_A_HEAD = ("hidden", "threshold", "model", "db", "home")
 
 
 @with_settings(CatalogSettings, FetchSettings, DecodeSettings, NewModelSettings, TrainSettings)
-def train(output: Output, base: From = None, restart: Restart = False, json: Json = False, **options: Any) -> None:
-    """Train a model on the catalog's own images and titles, from scratch or from another model.
+def train(
+    context: typer.Context,
+    uri: Catalog = None,
+    output: Output = None,
+    base: From = None,
+    restart: Restart = False,
+    head: HeadOf = None,
+    hidden: Hidden = None,
+    threshold: Threshold = 0.5,
+    model: ModelName = None,
+    json: Json = False,
+    db: Database = None,
+    home: Home = None,
+    **options: Any,
+) -> None:
+    """Train a model on the catalog's own images and titles, or with --head a classifier on stored vectors.
 
-    The output is a folder for catvec run --model. What interrupts it costs little: the same command goes on.
+    The model is a folder for catvec run --model. What interrupts its training costs little: the same command goes on.
     """
+    if head is None:
+        refuse_given(context, _OF_A_HEAD, "goes with --head only", hint="leave it out, or add --head ATTRIBUTE")
+        _train_model(uri, output, base, options, restart=restart, json=json)
+        return
+    others = ["uri", "base", "restart", *(name for name in options if name != "seed")]
+    refuse_given(
+        context, others, "cannot go with --head: a head learns from the vectors in the database", hint="leave it out"
+    )
+    settings = HeadSettings(attribute=head, output=output, hidden=hidden, threshold=threshold, seed=options["seed"])
+    train_head_command(settings, model=model, json=json, db=db, home=home)
+
+
+def _train_model(
+    uri: str | None, output: Path | None, base: str | None, options: dict[str, Any], *, restart: bool, json: bool
+) -> None:
     from pipeline.train.card import shown_command
     from pipeline.train.job import Surroundings
     from pipeline.train.training import train as train_model
 
+    if uri is None or output is None:
+        missing = "CATALOG" if uri is None else "--output FOLDER"
+        raise ConfigError(f"{missing} is missing", hint="for example: catvec train catalog.csv --output models/shop")
     settings = take(
         TrainSettings,
         options,
-        catalog=take(CatalogSettings, options),
+        catalog=take(CatalogSettings, options | {"uri": uri}),
         fetch=take(FetchSettings, options),
         decode=take(DecodeSettings, options),
         new=take(NewModelSettings, options),

@@ -44,7 +44,7 @@ class Breaker:
 
     def check(self, image: ImageRef) -> None:
         """Raise FetchError for an image whose host is left alone."""
-        if self._silent and (silent := self._silent.get(_host(image.url))) is not None:
+        if self._silent and (silent := self._silent.get(_where(image.url))) is not None:
             message = f"its host gave nothing {LEAST} times in a row ({silent.code}) and was left alone"
             raise FetchError("host_down", message, is_retryable=True)
 
@@ -55,7 +55,7 @@ class Breaker:
             if failure.stage not in {"fetch", "decode"} or was_known:
                 return
         self._noted += 1
-        host = _host(image.url)
+        host = _where(image.url)
         self._note_host(host, failure)
         if host in self._silent:
             self._at_silent += failure is not None
@@ -83,7 +83,7 @@ class Breaker:
         if self._in_a_row[host] == LEAST and self._max_rate < 1 and host not in self._silent:
             self._silent[host] = failure
             # those before this one are judged with what comes from there
-            others = [each for each in self._recent if each is None or _host(each.image.url) != host]
+            others = [each for each in self._recent if each is None or _where(each.image.url) != host]
             self._at_silent += len(self._recent) - len(others)
             self._recent = deque(others, maxlen=WINDOW)
 
@@ -120,16 +120,26 @@ HINT = "nothing was removed; when the images can be had again, run the same comm
 
 def _place(failure: Failure) -> str:
     # what catvec, its settings or the model refuse says nothing of a host
-    return "on this side" if failure.kind == "ours" else _host(failure.image.url)
+    return "on this side" if failure.kind == "ours" else _where(failure.image.url)
 
 
-def _host(url: str) -> str:
-    """`at shop.example` or `in the image root`, without a user or password."""
+def host_of(url: str) -> str | None:
+    """Name and port of the server that an image is on, without a user or password; None if it is on none."""
     if url[:5].lower() == "data:":
-        return "in data URIs"
+        return None
     try:
         parts = urlsplit(url)
         port = f":{parts.port}" if parts.port else ""
     except ValueError:
-        return "at URLs that are none"
-    return f"at {parts.hostname}{port}" if parts.hostname else "in the image root"
+        return None
+    return f"{parts.hostname}{port}" if parts.hostname else None
+
+
+def _where(url: str) -> str:
+    """`at shop.example` or `in the image root`."""
+    host = host_of(url)
+    if host is not None:
+        return f"at {host}"
+    if url[:5].lower() == "data:":
+        return "in data URIs"
+    return "at URLs that are none" if "://" in url else "in the image root"

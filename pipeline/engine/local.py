@@ -57,7 +57,9 @@ would be quicker, and these are quick enough (benchmarks/results/write_path.json
 OUTCOMES = 4 * WRITE_IMAGES
 """that wait to be collected: as many as come while a chunk waits for a slow database"""
 DRAIN_S = 8.0
-"""work after a request to stop; with the last batch and commit it stays under 10 s"""
+"""work after a request to stop; with the last commit it stays under 10 s"""
+DEVICE_SHARE = 0.8
+"""of that, after which what the device is at is left behind, so that what it came to before is written"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +109,7 @@ class LocalEngine:
         Raises what a stage raised that is no ItemError, and BreakerError; what was committed before stays.
         """
         workers = {"network": 1, "event loop": 1, "look up": 1, "decode": self._decode_threads}
-        with self._progress.at_work(workers | {"encode": 1, "write": 1}):
+        with self._progress.at_work(workers | {"copy": 1, "encode": 1, "write": 1}):
             self._run_in_threads(
                 [
                     ("work list", self._work.read, work),
@@ -135,8 +137,13 @@ class LocalEngine:
                 self._error = self._error or error
             self._aborted.set()
 
-    def _run_in_threads(self, targets: Iterable[tuple[Any, ...]]) -> None:
-        """Each (name, target, *arguments) in a thread of its own; waits for all of them."""
+    def _run_in_threads(
+        self, targets: Iterable[tuple[Any, ...]], *, until: Callable[[], bool] = lambda: False
+    ) -> list[threading.Thread]:
+        """Each (name, target, *arguments) in a thread of its own; waits for all of them, or `until` something is so.
+
+        Returns those that have not ended.
+        """
         # daemons: a second Ctrl-C must end the process even while one of them is inside torch
         threads = [
             threading.Thread(target=self._guard, args=(target, *arguments), name=name, daemon=True)
@@ -145,8 +152,9 @@ class LocalEngine:
         for thread in threads:
             thread.start()
         for thread in threads:
-            while thread.is_alive():
+            while thread.is_alive() and not until():
                 thread.join(0.2)  # in slices, so that signal handlers run
+        return [thread for thread in threads if thread.is_alive()]
 
     # ---- fetch: an event loop in a thread
 
@@ -247,7 +255,9 @@ class LocalEngine:
         self._decoded.close()
 
     def _decode_some(self) -> None:
-        while files := self._to_decode.receive_many(self._stages.decode_at_once, wait_s=0.0):
+        while files := self._to_decode.receive_many(self._stages.decode_at_once(), wait_s=0.0):
+            if self._is_late():
+                continue  # undone, not failed: the next run decodes them
             with self._progress.stage("decode"):
                 found = self._stages.decode(files)
             for fetched, decoded in zip(files, found, strict=True):
@@ -267,24 +277,43 @@ class LocalEngine:
 
     def _encode_all(self) -> None:
         if self._decoded.wait():
-            self._devices = list(self._stages.encoders())
-            self._progress.employ("encode", sum(encoder.threads for encoder in self._devices))
-            self._run_in_threads(
-                [
-                    (f"encode {encoder.device} {number}", self._encode_some, encoder)
-                    for encoder in self._devices
-                    for number in range(encoder.threads)
-                ]
-            )
+            for left in self._run_in_threads([("encode on all", self._encode_on_all)], until=self._is_late):
+                while self._decoded.receive_many(LOOKUP_IMAGES, wait_s=0.0):
+                    pass  # undone, not failed: the next run encodes them
+                left.join(2 * GLANCE_S)  # it may have waited for pictures
+                self._stop.left_behind = left.is_alive()
         self._outcomes.close()
 
+    def _is_late(self, to_come_s: float = 0.0) -> bool:
+        """Whether the device should have ended, or would not have after so many seconds more."""
+        return self._stop.overdue(DEVICE_SHARE * DRAIN_S - to_come_s)
+
+    def _encode_on_all(self) -> None:
+        self._devices = list(self._stages.encoders())
+        threads = sum(encoder.threads for encoder in self._devices)
+        for stage in ("copy", "encode"):  # one is part of the other
+            self._progress.employ(stage, threads)
+        for encoder in self._devices:
+            encoder.take_copy_s()  # of what was tried before
+        self._run_in_threads(
+            [
+                (f"encode {encoder.device} {number}", self._encode_some, encoder)
+                for encoder in self._devices
+                for number in range(encoder.threads)
+            ]
+        )
+
     def _encode_some(self, encoder: Encoder) -> None:
+        took_s = 0.0
         while batch := self._decoded.receive_many(encoder.batch_size, wait_s=BATCH_WAIT_S):
-            if self._stop.overdue(DRAIN_S):
-                continue  # undone, not failed: the next run encodes them
+            if self._is_late(took_s):
+                continue  # as long a one would not end in time
+            began = time.monotonic()
             pixels = np.stack([decoded.pixels for decoded in batch])
             with self._progress.stage("encode"):
                 vectors, encoder = self._encode(pixels, encoder)
+            took_s = time.monotonic() - began
+            self._progress.note("copy", busy_s=encoder.take_copy_s())
             for decoded, vector in zip(batch, vectors, strict=True):
                 self._judge(decoded, vector)
 

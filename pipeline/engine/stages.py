@@ -22,6 +22,7 @@ class Encoder(Protocol):
 
     `encode_images` takes uint8 [N, H, W, 3] with N up to `batch_size` at the time, and gives float32 [N, D], a row
     of NaN where there is no usable vector; `threads` threads at once keep the device busy. Raises DeviceLostError.
+    `take_copy_s` says what copying pixels to the device took since it was last asked, in all threads.
     """
 
     device: str
@@ -29,6 +30,8 @@ class Encoder(Protocol):
     threads: int
 
     def encode_images(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]: ...
+
+    def take_copy_s(self) -> float: ...
 
 
 class Fetcher(Protocol):
@@ -41,17 +44,17 @@ class Fetcher(Protocol):
 class Stages:
     """The work of each stage.
 
-    `find_known` tells which SHA-256 sums have a vector already. `decode` runs in several threads and takes up to
-    `decode_at_once` images; what is wrong with one stands in its place. `encoders` are asked for when there is
-    something to encode; until then `batch_size` tells how many images they will take at once. `write` commits
-    outcomes and returns what it could write; `is_away` tells whether it waits for a database that went away. The
-    list is read up to `ahead` images beyond those under way.
+    `find_known` tells which SHA-256 sums have a vector already. `decode` runs in several threads and takes as many
+    images as `decode_at_once` says at the time; what is wrong with one stands in its place. `encoders` are asked for
+    when there is something to encode; until then `batch_size` tells how many images they will take at once. `write`
+    commits outcomes and returns what it could write; `is_away` tells whether it waits for a database that went away.
+    The list is read up to `ahead` images beyond those under way.
     """
 
     open_fetcher: Callable[[], AbstractAsyncContextManager[Fetcher]]
     find_known: Callable[[Sequence[bytes]], set[bytes]]
     decode: Callable[[Sequence[Fetched]], Sequence[Decoded | Exception]]
-    decode_at_once: int
+    decode_at_once: Callable[[], int]
     batch_size: Callable[[], int]
     encoders: Callable[[], Sequence[Encoder]]
     write: Callable[[Outcomes], Outcomes]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-OVERDUE_GLANCE_S = 0.5
+OVERDUE_GLANCE_S = 0.25
 """how often what holds up an overdue stop is cut off: the next statement may wait for the same lock"""
 
 
@@ -24,6 +24,8 @@ class Stop:
         """who asked first: the name of a signal, or max_runtime"""
         self.is_draining = False
         """somebody looks at this now and will end in order; else the asker has to interrupt"""
+        self.left_behind = False
+        """a thread is inside the model yet, and what it comes to is thrown away: the process must not wait for it"""
 
     @contextmanager
     def draining(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
@@ -25,6 +26,29 @@ class Decoder:
     name: str
     at_once: int
     decode_many: Callable[[Sequence[Fetched]], list[Decoded | Exception]]
+
+
+class LateDecoder:
+    """A decoder that is chosen when there is something to decode: on which device that is encoded only torch can say,
+    which most nights do not need. Any thread may call its methods."""
+
+    def __init__(self, choose: Callable[[], Decoder]) -> None:
+        self._choose = choose
+        self._lock = threading.Lock()
+        self._chosen: Decoder | None = None
+
+    def choose(self) -> Decoder:
+        """Raises what the choice raises: ConfigError, ModelError."""
+        with self._lock:
+            self._chosen = self._chosen or self._choose()
+            return self._chosen
+
+    def at_once(self) -> int:
+        """How many files `decode_many` takes now: one, until it is chosen."""
+        return self._chosen.at_once if self._chosen else 1
+
+    def decode_many(self, files: Sequence[Fetched]) -> list[Decoded | Exception]:
+        return self.choose().decode_many(files)
 
 
 def choose_decoder(settings: DecodeSettings, spec: PreprocessSpec, devices: Sequence[str]) -> Decoder:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import logging
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -22,7 +23,7 @@ from pipeline.images.resize import resized_size
 from pipeline.records import Decoded
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import torch
     from numpy.typing import NDArray
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BATCH: Final = 64
-"""files handed to the device at once"""
+"""files handed over at once"""
+BATCH_PIXELS: Final = 32_000_000
+"""of these, what is decoded in one call: 96 MB on the device for each thread that decodes, however large the photos;
+64 of 400×533 are 14 million, ten of 1500×2000 are 30. A larger one is a call of its own"""
 
 _MODES: Final = {2: "bilinear", 3: "bicubic"}
 """Pillow's resampling filters by what torch calls them"""
@@ -83,14 +87,24 @@ class NvJpegDecoder:
 
     def decode_many(self, files: Sequence[Fetched]) -> list[Decoded | Exception]:
         """Decoded files, in their order; what is wrong with a file stands in its place."""
-        orientations = [_read_orientation(fetched.data, self._settings) for fetched in files]
-        chosen = [place for place, orientation in enumerate(orientations) if orientation is not None]
-        tensors = dict(zip(chosen, self._decode_each([files[place].data for place in chosen]), strict=True))
-        found: list[Decoded | Exception] = []
-        for place, (fetched, orientation) in enumerate(zip(files, orientations, strict=True)):
-            decoded = self._finish(fetched, orientation, tensors.pop(place, None))
-            found.append(decoded or attempt(partial(decode, fetched, self._spec, self._settings)))
-        return found
+        headers = [_read_header(fetched.data, self._settings) for fetched in files]
+        decoded: dict[int, Decoded] = {}
+        for group in _groups(headers):
+            decoded |= self._decode_group(files, group)
+        return [
+            decoded.get(place) or attempt(partial(decode, fetched, self._spec, self._settings))
+            for place, fetched in enumerate(files)
+        ]
+
+    def _decode_group(self, files: Sequence[Fetched], group: Mapping[int, _Header]) -> dict[int, Decoded]:
+        """Those that the device could do, by their places in `files`; nothing of them is left on it."""
+        tensors = self._decode_each([files[place].data for place in group])
+        done = {
+            place: self._finish(files[place], header, tensor)
+            for (place, header), tensor in zip(group.items(), tensors, strict=True)
+            if tensor is not None
+        }
+        return {place: found for place, found in done.items() if found is not None}
 
     def _decode_each(self, data: list[bytes]) -> list[torch.Tensor | None]:
         """None for what the device refuses: one of them fails the whole call."""
@@ -104,12 +118,10 @@ class NvJpegDecoder:
         half = len(data) // 2
         return self._decode_each(data[:half]) + self._decode_each(data[half:])
 
-    def _finish(self, fetched: Fetched, orientation: int | None, tensor: torch.Tensor | None) -> Decoded | None:
-        """None for what is left to Pillow, also because the device's memory does not suffice."""
-        if orientation is None or tensor is None:
-            return None
+    def _finish(self, fetched: Fetched, header: _Header, tensor: torch.Tensor) -> Decoded | None:
+        """None for what is left to Pillow, because the device's memory does not suffice."""
         try:
-            upright = _turn(tensor, orientation)
+            upright = _turn(tensor, header.orientation)
             pixels = resize_and_crop_tensor(upright, self._spec)
         except RuntimeError as error:
             logger.debug("not resized on the device: %s", error)
@@ -145,8 +157,16 @@ def resize_and_crop_tensor(image: torch.Tensor, spec: PreprocessSpec) -> NDArray
     return np.ascontiguousarray(kept.to(torch.uint8).permute(1, 2, 0).cpu().numpy())
 
 
-def _read_orientation(data: bytes, settings: DecodeSettings) -> int | None:
-    """How the image is turned, by EXIF; None for what is left to Pillow: no JPEG, CMYK, too large, or broken."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Header:
+    """What a JPEG file says of itself; `orientation` is EXIF's, 1 is upright."""
+
+    pixels: int
+    orientation: int
+
+
+def _read_header(data: bytes, settings: DecodeSettings) -> _Header | None:
+    """None for what is left to Pillow: no JPEG, CMYK, too large, or broken."""
     if sniff.find_format(data) != sniff.JPEG:
         return None
     try:
@@ -157,4 +177,20 @@ def _read_orientation(data: bytes, settings: DecodeSettings) -> int | None:
         return None
     if image.mode not in {"L", "RGB"}:
         return None
-    return orientation if isinstance(orientation, int) else 1
+    return _Header(pixels=image.width * image.height, orientation=orientation if isinstance(orientation, int) else 1)
+
+
+def _groups(headers: Sequence[_Header | None]) -> Iterator[dict[int, _Header]]:
+    """What the device is to decode, by place, in groups of up to BATCH_PIXELS, or of one."""
+    group: dict[int, _Header] = {}
+    pixels = 0
+    for place, header in enumerate(headers):
+        if header is None:
+            continue
+        if group and pixels + header.pixels > BATCH_PIXELS:
+            yield group
+            group, pixels = {}, 0
+        group[place] = header
+        pixels += header.pixels
+    if group:
+        yield group

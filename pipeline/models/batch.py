@@ -17,7 +17,10 @@ from pipeline.files import write_atomically
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from pipeline.models.encoder import Encoder
+    from pipeline.records import PreprocessSpec
 
 logger = logging.getLogger(__name__)
 
@@ -91,10 +94,15 @@ def find_batch_size(encoder: Encoder) -> int:
     return best
 
 
+def draw_noise(preprocess: PreprocessSpec, images: int) -> NDArray[np.uint8]:
+    """Images to measure with, uint8 [N, H, W, 3]: how long they take does not depend on what they show."""
+    shape = (images, preprocess.height, preprocess.width, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
 def _measure(encoder: Encoder, size: int) -> float:
     """The least seconds for a batch, after one that warms up."""
-    spec = encoder.spec.preprocess
-    pixels = np.random.default_rng(0).integers(0, 256, (size, spec.height, spec.width, 3), dtype=np.uint8)
+    pixels = draw_noise(encoder.spec.preprocess, size)
     seconds = []
     for _ in range(1 + REPEATS):
         started = time.perf_counter()

@@ -7,9 +7,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import ModelError
+from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pipeline.settings import ModelSettings
 
 # CPU: the fastest of 1, 8, 16, 32 and 64 with ViT-B/32 (benchmarks/results/encode.json), and a batch of 32 in
@@ -31,13 +33,19 @@ def choose_placements(settings: ModelSettings) -> tuple[Placement, ...]:
     """What the settings ask for, and the best that is here for what they leave open: one for each device.
 
     Raises:
-        ModelError: there is no such device here.
+        ConfigError: there is no such device here.
     """
     if settings.device == "all":
         devices = _all_devices()
     else:
         devices = [choose_device(name) for name in settings.device.split(",")]
     return tuple(_place(settings, device) for device in devices)
+
+
+def count_beside(placements: Sequence[Placement]) -> int:
+    """How many of these add the rate of the first one: those of its kind; copies on the CPU share its cores."""
+    kinds = [placement.device.partition(":")[0] for placement in placements]
+    return 1 if kinds[0] == "cpu" else kinds.count(kinds[0])
 
 
 def _all_devices() -> list[str]:
@@ -58,7 +66,7 @@ def choose_device(requested: str) -> str:
     """`auto` is CUDA, then MPS, then CPU; `cpu`, `mps`, `cuda` and `cuda:1` must be there.
 
     Raises:
-        ModelError: there is no such device here.
+        ConfigError: there is no such device here.
     """
     import torch
 
@@ -66,7 +74,7 @@ def choose_device(requested: str) -> str:
     if requested == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
     if requested == "mps" and not has_mps:
-        raise ModelError("--device is 'mps', but torch finds no Apple GPU", hint="use --device auto or cpu")
+        raise ConfigError("--device is 'mps', but torch finds no Apple GPU", hint="use --device auto or cpu")
     if requested.startswith("cuda"):
         _check_cuda(requested)
     return requested
@@ -92,10 +100,10 @@ def _check_cuda(requested: str) -> None:
             if torch.version.cuda is None and torch.version.hip is None
             else "torch sees no GPU: check nvidia-smi and, in a container, that it was given one (--gpus all)"
         )
-        raise ModelError(f"--device is {requested!r}, but torch finds no CUDA device", hint=cure)
+        raise ConfigError(f"--device is {requested!r}, but torch finds no CUDA device", hint=cure)
     index = int(requested.partition(":")[2] or 0)
     if index >= torch.cuda.device_count():
-        raise ModelError(
+        raise ConfigError(
             f"--device is {requested!r}, but there are {torch.cuda.device_count()} CUDA devices",
             hint=f"use cuda:0 to cuda:{torch.cuda.device_count() - 1}",
         )

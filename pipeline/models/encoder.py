@@ -4,9 +4,8 @@ Several threads may encode images on one device: on CUDA each has a stream of it
 batch go on beside the forward pass of another.
 
 The forward pass is transformers' own with its scaled-dot-product attention; its rates are in
-benchmarks/results/encode.json. Eager attention, channels-last weights, flushed denormals and torch.compile were
-tried on a CPU and left out: it spends its time in matrix products, and compiling costs half a minute of every
-start.
+benchmarks/results/encode.json. Eager attention, channels-last weights and flushed denormals were tried on a CPU and
+left out: it spends its time in matrix products. What torch.compile makes of it is in `compilation`.
 """
 
 from __future__ import annotations
@@ -14,15 +13,18 @@ from __future__ import annotations
 import logging
 import threading
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.errors import DeviceLostError, ModelError
+from pipeline.models.copying import CopyClock
 from pipeline.models.device import choose_placements
 from pipeline.models.folder import has_tokenizer
 from pipeline.models.preprocess import read_preprocess
 from pipeline.models.registry import model_name
+from pipeline.models.scoring import read_scoring
 from pipeline.models.self_test import draw_test_image
 from pipeline.models.source import find_model
 from pipeline.models.text import Tokenizer, load_tokenizer
@@ -30,16 +32,20 @@ from pipeline.models.weights import brief, has_text, load_model
 from pipeline.records import ModelSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
     import torch
     from numpy.typing import NDArray
 
+    from pipeline.models.compilation import Compiled
     from pipeline.models.device import Placement
     from pipeline.records import PreprocessSpec
     from pipeline.settings import ModelSettings
+
+    Features = Callable[[torch.Tensor], torch.Tensor]
+    """pixel values [N, 3, H, W] → features [N, D], before they are brought to length 1"""
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +57,9 @@ class Encoder:
 
     `reference` is the unit vector float32 [D] of the self-test's image, from this model in fp32 on the CPU.
     `batch_size` is how many images to hand over at once: it shrinks when the device's memory does not suffice.
-    `was_halved` says so. `threads` is how many of the caller's threads keep the device busy.
+    `was_halved` says so. `threads` is how many of the caller's threads keep the device busy. `eager` are the model's
+    own features, and `compiled` may stand for them in full batches. `scoring` is how the model turns similarities
+    into probabilities. `folder` holds its files.
     """
 
     def __init__(
@@ -66,10 +74,14 @@ class Encoder:
         self.was_halved = False
         self.threads = 2 if placement.device.startswith("cuda") else 1
         self.reference = reference
-        self._folder = folder
+        self.scoring = read_scoring(model)
+        self.folder = folder
         self._dtype: torch.dtype = getattr(torch, _DTYPES[placement.precision])
         self._model = _move(model, placement.device, self._dtype)
+        self.eager: Features = partial(image_features, self._model)
+        self.compiled: Compiled | None = None
         self._normalizer = Normalizer(spec.preprocess, device=placement.device)
+        self._copies = CopyClock(placement.device)
         self._tokenizer: Tokenizer | None = None
         self._exact: Any = None
         self._lock = threading.Lock()
@@ -78,9 +90,9 @@ class Encoder:
     def replicate(self, placement: Placement) -> Encoder:
         """The same model once more, for another device. Raises ModelError."""
         return Encoder(
-            load_model(self._folder),
+            load_model(self.folder),
             spec=self.spec,
-            folder=self._folder,
+            folder=self.folder,
             placement=placement,
             reference=self.reference,
         )
@@ -105,7 +117,7 @@ class Encoder:
         if len(pixels) == 0:
             return np.empty((0, self.spec.dims), dtype=np.float32)
         try:
-            return self._forward(self._model, pixels, self._dtype)
+            return self.forward(self._features_for(len(pixels)), pixels)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 self._raise_if_lost(error)
@@ -118,11 +130,33 @@ class Encoder:
         # outside the handler, which keeps the failed batch's tensors alive
         return self._encode_halves(pixels)
 
-    def _forward(self, model: Any, pixels: NDArray[np.uint8], dtype: torch.dtype) -> NDArray[np.float32]:
+    def _features_for(self, images: int) -> Features:
+        compiled = self.compiled
+        return compiled.features if compiled and compiled.batch_size == images else self.eager
+
+    def forward(
+        self, features: Features, pixels: NDArray[np.uint8], dtype: torch.dtype | None = None
+    ) -> NDArray[np.float32]:
+        """Unit vectors float32 [N, D] by these features, of pixel values in this encoder's dtype if in no other.
+
+        Raises RuntimeError as torch does.
+        """
         import torch
 
         with torch.inference_mode(), self._stream():
-            return unit_rows(image_features(model, self._normalizer(pixels).to(dtype)))
+            began = self._copies.mark()
+            pixel_values = self._normalizer(pixels).to(dtype or self._dtype)
+            copied = self._copies.mark()
+            vectors = unit_rows(features(pixel_values))  # on the host: the device is done
+            self._copies.add(began, copied)
+            return vectors
+
+    def take_copy_s(self) -> float:
+        """Seconds that pixels took to the device and through normalisation since this was last asked, of all threads.
+
+        They are part of what encoding took.
+        """
+        return self._copies.take()
 
     def _stream(self) -> AbstractContextManager[Any]:
         """On CUDA, a stream of the calling thread."""
@@ -141,8 +175,8 @@ class Encoder:
 
         try:
             with self._lock:
-                exact = self._load_exact(len(pixels))
-                return np.concatenate([self._forward(exact, row[None], torch.float32) for row in pixels])
+                exact: Features = partial(image_features, self._load_exact(len(pixels)))
+                return np.concatenate([self.forward(exact, row[None], torch.float32) for row in pixels])
         except (RuntimeError, ModelError) as error:
             if isinstance(error, RuntimeError) and not is_out_of_memory(error):
                 self._raise_if_lost(error)
@@ -160,7 +194,7 @@ class Encoder:
                 images,
                 self.precision,
             )
-            self._exact = _move(load_model(self._folder), self.device, torch.float32)
+            self._exact = _move(load_model(self.folder), self.device, torch.float32)
         return self._exact
 
     def _raise_if_lost(self, error: RuntimeError) -> None:
@@ -209,7 +243,7 @@ class Encoder:
                 hint="search by image, or use a model with image and text features and its tokenizer files",
             )
         if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self._folder, self._model)
+            self._tokenizer = load_tokenizer(self.folder, self._model)
         return self._tokenizer
 
     def _encode_halves(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import ModelError
+from pipeline.errors import ConfigError, ModelError
 from pipeline.models import folder as model_folder
 from pipeline.models.device import choose_device, choose_placements
 from pipeline.settings import ModelSettings
@@ -57,7 +57,7 @@ def see_hardware() -> Hardware:
 def _cuda_cure() -> str | None:
     try:
         choose_device("cuda")
-    except ModelError as error:
+    except ConfigError as error:
         return error.hint
     return None
 

@@ -57,13 +57,7 @@ def model_name(settings: ModelSettings) -> str:
         ConfigError: `settings.model_name` is no name, or none can be made.
     """
     if settings.model_name is not None:
-        if not _DATABASE_NAME.fullmatch(settings.model_name):
-            raise ConfigError(
-                f"--model-name is {settings.model_name!r}, expected a lower-case letter "
-                "and then up to 39 lower-case letters, digits or underscores",
-                hint=_suggestion(settings.model_name),
-            )
-        return settings.model_name
+        return check_name(settings.model_name)
     repository = hub_id(settings.model)
     plain = next((alias for alias, known in ALIASES.items() if known == repository), None)
     if plain is None:
@@ -77,8 +71,20 @@ def model_name(settings: ModelSettings) -> str:
     return name
 
 
+def check_name(name: str) -> str:
+    """The name that --model-name gives a model in the database. Raises ConfigError when it is none."""
+    if _DATABASE_NAME.fullmatch(name):
+        return name
+    raise ConfigError(
+        f"--model-name is {name!r}, expected a lower-case letter "
+        "and then up to 39 lower-case letters, digits or underscores",
+        hint=_suggestion(name),
+    )
+
+
 def _is_path(model: str) -> bool:
-    return model.startswith((".", "/", "~")) or "\\" in model or model.count("/") > 1 or Path(model).exists()
+    is_spelled_so = model.startswith((".", "/", "~")) or "\\" in model or model.count("/") > 1
+    return is_spelled_so or (model != "" and Path(model).exists())
 
 
 def _slug(text: str) -> str:

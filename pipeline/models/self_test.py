@@ -13,10 +13,14 @@ import numpy as np
 from pipeline.errors import ModelError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from pipeline.models.encoder import Encoder
     from pipeline.records import PreprocessSpec
+
+    Encode = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 # cosine with fp32 on the CPU. bf16 was seen at 0.9999 (benchmarks/results/parity.json) and trained models may
 # be a little lower; the defects that this looks for give less than 0.9
@@ -34,9 +38,18 @@ def self_test(encoder: Encoder) -> None:
     """
     image = draw_test_image(encoder.spec.preprocess)
     rows = min(encoder.batch_size, _CPU_ROWS) if encoder.device == "cpu" else encoder.batch_size
-    others = [np.roll(image, shift=row + 1, axis=1) for row in range(rows - 1)]
     _check(encoder, encoder.encode_once(image[None])[0], "alone")
-    _check(encoder, encoder.encode_once(np.stack([*others, image]))[-1], f"in a batch of {rows}")
+    check_batch(encoder, encoder.encode_once, rows)
+
+
+def check_batch(encoder: Encoder, encode: Encode, rows: int) -> None:
+    """Encode the test image as the last of so many in one way of this encoder, and compare with the reference.
+
+    Raises ModelError as `self_test`.
+    """
+    image = draw_test_image(encoder.spec.preprocess)
+    others = [np.roll(image, shift=row + 1, axis=1) for row in range(rows - 1)]
+    _check(encoder, encode(np.stack([*others, image]))[-1], f"in a batch of {rows}")
 
 
 def draw_test_image(preprocess: PreprocessSpec) -> NDArray[np.uint8]:

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import ModelError
+from pipeline.errors import ConfigError, ModelError
 from pipeline.models.weights import quiet
 
 if TYPE_CHECKING:
@@ -43,12 +43,12 @@ SIZES = {
 def write_untrained_model(folder: Path, size: str, *, seed: int = 0) -> Path:
     """Write a model of the size of `vit-b-32` and the like as an ordinary transformers folder; returns the folder.
 
-    350 MB to 1.2 GB in fp32. Raises ModelError for another name, or a folder that cannot be written.
+    350 MB to 1.2 GB in fp32. Raises ConfigError for another name, ModelError for a folder that cannot be written.
     """
     from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
 
     if size not in SIZES:
-        raise ModelError(f"there are no random weights for model {size!r}, expected {', '.join(SIZES)}")
+        raise ConfigError(f"there are no random weights for model {size!r}, expected {', '.join(SIZES)}")
     shape = SIZES[size]
     with seeded(seed):
         model = CLIPVisionModelWithProjection(make_config(shape)).eval()

@@ -9,7 +9,6 @@ from pipeline.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from pipeline.records import RunSummary
-    from pipeline.report.data import Page
     from pipeline.settings import RunSettings
     from pipeline.timeline import Timeline
 
@@ -31,8 +30,8 @@ def write_report(url: str, path: Path, *, summary: RunSummary, timeline: Timelin
     write_atomically(path, render(page).encode("utf-8", "replace"))
 
 
-def render(page: Page) -> str:
-    """The page as HTML. Titles, URLs and reasons are anybody's words, so everything is escaped."""
+def render(page: object, template: str = "page.html.j2") -> str:
+    """What a template shows of a page as HTML. Titles and URLs are anybody's words, so everything is escaped."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -42,4 +41,4 @@ def render(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html.j2").render(page=page)
+    return environment.get_template(template).render(page=page)

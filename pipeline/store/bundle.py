@@ -55,15 +55,22 @@ SELECT content_sha256, embedding, %s
     ON CONFLICT (content_sha256) DO NOTHING
 """
 
-# What a part says that is news: what the database knows from a later look stays, and a clock that is ahead must not
-# keep it from looking again. When a bundle is loaded twice, hardly a row is left. A product of another catalog is not
-# the bundle's, though it has the same id.
+# What a part says that is news: what the database knows from a later look stays. A moment that has not come yet is of
+# a clock that is ahead, and does not say what was later: then what the database knows stays too, and what it did not
+# know is dated now, so that it is looked at again. Compared by that date it would be news at every load; for the same
+# reason, the same bytes are none, also once the moment has come. When a bundle is loaded twice, hardly a row is left.
+# A product of another catalog is not the bundle's, though it has the same id.
 MATCH_IMAGES = """
 CREATE TEMPORARY TABLE matched_images ON COMMIT DROP AS
 SELECT i.image_id, n.*, least(n.at, now()) AS seen_at,
        n.sha256 IS NOT NULL
-       AND (i.content_sha256 IS NULL OR i.checked_at IS NULL OR i.checked_at < least(n.at, now())) AS is_news
-  FROM loaded_images n
+       AND (i.content_sha256 IS NULL
+            OR i.checked_at IS NULL
+            OR (i.checked_at < n.known_at
+                AND (i.content_sha256, i.etag, i.last_modified) IS DISTINCT FROM (n.sha256, n.etag, n.last_modified)))
+       AS is_news,
+       n.code IS NOT NULL AND (f.image_id IS NULL OR (f.last_at < n.known_at AND f.code <> n.code)) AS is_new_failure
+  FROM (SELECT *, CASE WHEN at <= now() THEN at ELSE '-infinity' END AS known_at FROM loaded_images) AS n
   JOIN catvec_store.images i ON i.product_id = n.product_id AND i.url = n.url
   JOIN catvec_store.products p ON p.product_id = i.product_id
   LEFT JOIN catvec_store.failures f ON f.image_id = i.image_id AND f.model_id = %s
@@ -72,7 +79,7 @@ SELECT i.image_id, n.*, least(n.at, now()) AS seen_at,
         OR f.image_id IS NOT NULL
         OR i.content_sha256 IS NULL
         OR i.checked_at IS NULL
-        OR i.checked_at < least(n.at, now()))
+        OR i.checked_at < n.known_at)
 """
 
 # in the order in which runs of other models write them: no deadlocks; and no others, which a lock would dirty
@@ -111,6 +118,7 @@ UPDATE catvec_store.images AS i
    SET width = known.width, height = known.height
   FROM matched_images n, catvec_store.images AS known
  WHERE i.image_id = n.image_id
+   AND n.width IS NULL
    AND i.width IS NULL
    AND known.content_sha256 = i.content_sha256
    AND known.width IS NOT NULL
@@ -122,12 +130,13 @@ DELETE FROM catvec_store.failures f
  WHERE f.model_id = %s
    AND f.image_id = n.image_id
    AND n.sha256 IS NOT NULL
-   AND f.last_at <= n.seen_at
+   AND (n.is_news OR f.last_at <= n.known_at)
    AND i.image_id = n.image_id
    AND e.content_sha256 = i.content_sha256
 RETURNING f.image_id
 """
 
+# of an image that has a vector, only what was found later than that
 INSERT_FAILURES = """
 INSERT INTO catvec_store.failures AS f
        (image_id, model_id, run_id, stage, code, detail, is_retryable, etag, last_modified, kind, next_try_at,
@@ -138,14 +147,13 @@ SELECT n.image_id, %s, %s, n.stage, n.code, n.detail, n.is_retryable, n.etag, n.
   FROM matched_images n
   JOIN catvec_store.images i ON i.image_id = n.image_id
   LEFT JOIN catvec_store.{table} e ON e.content_sha256 = i.content_sha256
- WHERE n.code IS NOT NULL
-   AND e.content_sha256 IS NULL
+ WHERE n.is_new_failure
+   AND (e.content_sha256 IS NULL OR i.checked_at <= n.known_at)
  ORDER BY n.image_id
     ON CONFLICT (image_id, model_id) DO UPDATE
    SET run_id = excluded.run_id, stage = excluded.stage, code = excluded.code, detail = excluded.detail,
        is_retryable = excluded.is_retryable, etag = excluded.etag, last_modified = excluded.last_modified,
        kind = excluded.kind, attempts = f.attempts + 1, last_at = excluded.last_at, next_try_at = excluded.next_try_at
- WHERE f.last_at < excluded.last_at
 """
 
 COUNT_EMBEDDED = """
@@ -305,7 +313,7 @@ def record_loaded(connection: Connection, summary: RunSummary) -> None:
     connection.execute(RECORD, (*counts, summary.run_id))
 
 
-# ---- for a bundle
+# ---- for a bundle, and what of one is refused
 
 READ_PRODUCTS = """
 SELECT p.product_id, p.title, p.category, p.brand, p.price, p.attrs,
@@ -345,6 +353,13 @@ SELECT i.image_id, i.product_id, i.url, e.embedding, i.content_sha256, i.width, 
  ORDER BY i.image_id
 """
 
+REFUSED_PRODUCTS = """
+SELECT product_id
+  FROM catvec_store.bad_rows
+ WHERE catalog = %s
+   AND code = 'other_catalog'
+"""
+
 FETCH_ROWS = 1_000
 """rows of one round trip, and in memory at once: 4 MB of vectors of 1,024 numbers"""
 
@@ -376,41 +391,55 @@ def read_catalog(connection: Connection, catalog: str) -> Iterator[Product | Bad
         yield BadRow(row=row, product_id=product_id, url=url, code=code, detail=detail)
 
 
+def find_refused(connection: Connection, catalog: str) -> set[str]:
+    """The products of the catalog, as it was read last, that belong to another one."""
+    return {row[0] for row in connection.execute(REFUSED_PRODUCTS, (catalog,)).fetchall()}
+
+
 def list_catalogs(connection: Connection) -> list[str]:
     return [row[0] for row in connection.execute(LIST_CATALOGS).fetchall()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportedImage:
-    """An image with its vector, or with the failure that stands for it; and when that was found."""
+    """An image with its vector, with the failure that stands for it, or with both: it could not be had again later.
+    With each, when that was found."""
 
-    item: Embedding | Failure
-    at: datetime
+    found: tuple[Embedding, datetime] | None
+    failed: tuple[Failure, datetime] | None
 
 
 def read_images(connection: Connection, model: StoredModel, catalog: str) -> Iterator[ExportedImage]:
     """The images of a catalog that have a vector under the model, or a failure, in the order of their ids."""
     query = sql.SQL(READ_IMAGES).format(table=sql.Identifier(model.table))
     for row in stream(connection, query, (model.model_id, catalog)):
-        image_id, product_id, url, vector, sha256, width, height, size_bytes, mime, etag, last_modified, at = row[:12]
+        image_id, product_id, url, *rest = row
         image = ImageRef(image_id=image_id, product_id=product_id, url=url)
-        if vector is None:
-            stage, code, detail, is_retryable, etag, last_modified, at = row[12:]
-            failure = Failure(
-                image=image,
-                stage=stage,
-                code=code,
-                detail=detail,
-                is_retryable=is_retryable,
-                etag=etag,
-                last_modified=last_modified,
-            )
-            yield ExportedImage(item=failure, at=at)
-            continue
-        content = Content(
-            image=image, sha256=sha256, size_bytes=size_bytes, mime=mime, etag=etag, last_modified=last_modified
-        )
-        embedding = Embedding(
-            content=content, width=width, height=height, vector=vector.to_numpy().astype(np.float32)
-        )
-        yield ExportedImage(item=embedding, at=at)
+        yield ExportedImage(found=_found(image, *rest[:9]), failed=_failed(image, *rest[9:]))
+
+
+def _found(image: ImageRef, vector: Any, sha256: bytes, *known: Any) -> tuple[Embedding, datetime] | None:
+    if vector is None:
+        return None
+    width, height, size_bytes, mime, etag, last_modified, at = known
+    content = Content(
+        image=image, sha256=sha256, size_bytes=size_bytes, mime=mime, etag=etag, last_modified=last_modified
+    )
+    numbers = vector.to_numpy().astype(np.float32)
+    return Embedding(content=content, width=width, height=height, vector=numbers), at
+
+
+def _failed(image: ImageRef, stage: str | None, *known: Any) -> tuple[Failure, datetime] | None:
+    if stage is None:
+        return None
+    code, detail, is_retryable, etag, last_modified, at = known
+    failure = Failure(
+        image=image,
+        stage=stage,
+        code=code,
+        detail=detail,
+        is_retryable=is_retryable,
+        etag=etag,
+        last_modified=last_modified,
+    )
+    return failure, at

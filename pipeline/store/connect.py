@@ -8,7 +8,9 @@ returns.
 from __future__ import annotations
 
 import logging
+import os
 import re
+import socket
 import time
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -24,7 +26,7 @@ from pipeline.errors import AwayError, ConfigError, LockedError, StoreError
 from pipeline.store.wire import VectorArray, VectorArrayDumper
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
 logger = logging.getLogger(__name__)
@@ -41,6 +43,9 @@ RUN_OUTAGE_S = 600.0
 """the same in a run, whose device goes on meanwhile: managed databases are away for minutes when they are upgraded"""
 CANCEL_S = 1.0
 """how long the server may take to hear that a statement is cancelled"""
+CONNECT_S, CONNECT_AGAIN_S, CONNECT_LAST_S = 10, 5, 2
+"""how long a server may take to answer: at first; when it went away, for it is tried again; when all is to stop
+(libpq waits for no less)"""
 UNANSWERED_MS = 30_000
 """when a network that swallows what is sent counts as lost; without it that takes Linux a quarter of an hour"""
 
@@ -106,13 +111,14 @@ def hide_password(url: str) -> str:
     return f"postgresql://{parts.get('user') or ''}@{place}/{parts.get('dbname') or ''}"
 
 
-def connect(url: str) -> Connection:
+def connect(url: str, *, timeout_s: int = CONNECT_S) -> Connection:
     """A new connection in autocommit mode, without the vector types (`Session` registers them).
 
-    Raises ConfigError for what is no URL, and StoreError that says what is wrong and what to do.
+    The URL's own connect_timeout outweighs `timeout_s`. Raises ConfigError for what is no URL, and StoreError that
+    says what is wrong and what to do.
     """
     url = normalise_url(url)
-    timeout_s = conninfo_to_dict(url).get("connect_timeout") or 10
+    timeout_s = int(conninfo_to_dict(url).get("connect_timeout") or timeout_s)
     try:
         return psycopg.connect(
             make_conninfo(
@@ -211,7 +217,7 @@ def translate(error: psycopg.Error) -> StoreError:
         return StoreError(message, hint="run: catvec db migrate")
     if state == "53100":
         return StoreError(message, hint="free some space on the database server, then run the same command again")
-    if not state and isinstance(error, psycopg.OperationalError):
+    if state.startswith(("08", "57P")) or (not state and isinstance(error, psycopg.OperationalError)):
         return StoreError(message, hint="the server went away; when it is back, run the same command again")
     return StoreError(message, hint=error.diag.message_hint)
 
@@ -223,6 +229,16 @@ def translated() -> Iterator[None]:
         yield
     except psycopg.Error as error:
         raise translate(error) from error
+
+
+ACTIVE = psycopg.pq.TransactionStatus.ACTIVE
+NOT_IN_TIME = "the database did not answer in time, and the run was to stop"
+
+
+def _sever(connection: Connection) -> None:
+    """Make whoever waits for this connection see its end; another thread must not close it under its feet."""
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as wire:
+        wire.shutdown(socket.SHUT_RDWR)
 
 
 class Session:
@@ -242,12 +258,12 @@ class Session:
     ) -> None:
         self._url = url
         self._patience_s = OUTAGE_S if patience_s is None else patience_s
-        self.is_away = False
-        """the server is away and waited for at this moment; any thread may look"""
+        self._away_since: float | None = None
         self._on_connect = on_connect
         self._give_up = give_up
         self._connection: Connection | None = None
-        self._is_cancelled = False
+        self._cancelled_at: float | None = None
+        self._is_severed = False
 
     def __enter__(self) -> Session:
         with translated():
@@ -262,18 +278,32 @@ class Session:
     def __repr__(self) -> str:
         return f"Session({hide_password(self._url)!r})"
 
+    @property
+    def is_away(self) -> bool:
+        """The server is away and waited for at this moment; any thread may look."""
+        return self._away_since is not None
+
+    @property
+    def away_s(self) -> float | None:
+        """Seconds for which it has been waited for; None while it is there."""
+        since = self._away_since
+        return None if since is None else time.monotonic() - since
+
     def connection(self) -> Connection:
         """The live connection, in autocommit mode: for statements that refuse a transaction."""
+        if self._is_severed:
+            raise AwayError(NOT_IN_TIME)
         if self._connection is None or self._connection.closed:
-            connection = connect(self._url)
+            is_first = self._connection is None
+            timeout_s = CONNECT_LAST_S if self._give_up() else CONNECT_S if is_first else CONNECT_AGAIN_S
+            self._connection = connect(self._url, timeout_s=timeout_s)
             try:
-                adopt_vector_types(connection)
+                adopt_vector_types(self._connection)
                 if self._on_connect is not None:
-                    self._on_connect(connection)
+                    self._on_connect(self._connection)
             except BaseException:
-                connection.close()
+                self._connection.close()
                 raise
-            self._connection = connection
         return self._connection
 
     def close(self) -> None:
@@ -282,12 +312,25 @@ class Session:
             self._connection = None
 
     def cancel(self) -> None:
-        """From another thread: end the statement that this session waits for, if any, with AwayError."""
+        """From another thread: end the statement that this session waits for, if any, with AwayError.
+
+        To be called again until it has ended: a server that does not hear of it, or goes on with it for `CANCEL_S`,
+        is given up, and the session with it.
+        """
         connection = self._connection
-        if connection is not None and not connection.closed:
-            self._is_cancelled = True
-            with suppress(psycopg.Error):
+        if connection is None or connection.closed or connection.info.transaction_status != ACTIVE:
+            return
+        now = time.monotonic()
+        self._cancelled_at = self._cancelled_at or now
+        if now - self._cancelled_at < CANCEL_S:
+            try:
                 connection.cancel_safe(timeout=CANCEL_S)
+            except psycopg.Error as error:
+                logger.debug("not cancelled: %s", error)
+            else:
+                return
+        self._is_severed = True
+        _sever(connection)
 
     def run(self, work: Callable[[Connection], Result]) -> Result:
         """Do the work in one transaction, again from the start while the server is away, as long as `patience_s`.
@@ -315,17 +358,17 @@ class Session:
                     outage.end()
                     return result
         finally:
-            self.is_away = False
+            self._away_since = None
 
     def _wait_or_raise(self, error: psycopg.Error | StoreError, outage: _Outage) -> None:
-        if self._is_cancelled and isinstance(error, psycopg.errors.QueryCanceled):
-            raise AwayError("the database did not answer in time, and the run was to stop") from error
+        if self._is_severed or (self._cancelled_at and isinstance(error, psycopg.errors.QueryCanceled)):
+            raise AwayError(NOT_IN_TIME) from error
         found, cause = (translate(error), error) if isinstance(error, psycopg.Error) else (error, error.__cause__)
         if not _may_pass(error):
             raise found from cause
         if outage.is_over():
             raise found if isinstance(found, LockedError) else AwayError(found.message, hint=found.hint) from cause
-        self.is_away = True
+        self._away_since = self._away_since or time.monotonic()
         outage.wait(error)
 
     def run_once(self, work: Callable[[Connection], Result]) -> Result:
@@ -336,6 +379,11 @@ class Session:
     def rows(self, query: LiteralString | sql.Composed, parameters: dict[str, object] | None = None) -> list[tuple]:  # type: ignore[type-arg]
         """The rows of one query."""
         return self.run(lambda connection: connection.execute(query, parameters).fetchall())
+
+
+def longest_away_s(sessions: Iterable[Session]) -> float | None:
+    """Seconds for which a server has been waited for by one of them; None while it is there for all."""
+    return max((away_s for session in sessions if (away_s := session.away_s) is not None), default=None)
 
 
 class _Outage:

@@ -73,12 +73,18 @@ class Holder:
 
 
 def keep_trying(
-    connection: Connection, work: Callable[[Connection], Result], *, relations: Sequence[str], wait_s: float
+    connection: Connection,
+    work: Callable[[Connection], Result],
+    *,
+    relations: Sequence[str],
+    wait_s: float,
+    is_option: bool = True,
 ) -> Result:
     """Do the work in one transaction, again while others hold what it locks, for `wait_s` seconds.
 
     `relations` are the tables and views that it locks against readers, none when it only changes the table of models;
-    `connection` is in autocommit mode. Raises StoreError that names who is in the way.
+    `connection` is in autocommit mode; `is_option` says that --wait set the time. Raises StoreError that names who is
+    in the way.
     """
     deadline = time.monotonic() + max(0.0, wait_s)  # in this order nan is 0
     pause_s = FIRST_PAUSE_S
@@ -89,7 +95,7 @@ def keep_trying(
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
             holders = find_holders(connection, relations)
             if time.monotonic() + pause_s > deadline:
-                raise _in_the_way(holders, relations, wait_s) from error
+                raise _in_the_way(holders, relations, wait_s, is_option=is_option) from error
             level = logging.WARNING if pause_s == FIRST_PAUSE_S else logging.DEBUG
             logger.log(level, "waiting %.0f s at most for %s", wait_s, list_names(holders))
         time.sleep(pause_s)
@@ -110,14 +116,16 @@ def list_names(holders: Sequence[Holder]) -> str:
     return f"{names} and {more} more" if more > 0 else names
 
 
-def _in_the_way(holders: Sequence[Holder], relations: Sequence[str], wait_s: float) -> StoreError:
+def _in_the_way(holders: Sequence[Holder], relations: Sequence[str], wait_s: float, *, is_option: bool) -> StoreError:
     locked = " and ".join(relations) or "catvec_store.models"
     message = f"{locked} could not be locked within {wait_s:g} s: held by {list_names(holders)}"
     pids = [holder.pid for holder in holders if holder.pid is not None]
     if not pids:
-        return StoreError(message, hint="run the same command again, or give it longer with --wait SECONDS")
+        longer = ", or give it longer with --wait SECONDS" if is_option else ""
+        return StoreError(message, hint=f"run the same command again{longer}")
+    longer = " (--wait SECONDS waits longer)" if is_option else ""
     return StoreError(
         message,
-        hint="nothing has changed; wait until that transaction ends and run the same command again (--wait SECONDS "
-        f"waits longer), or end it as its user or an administrator: SELECT pg_terminate_backend({pids[0]});",
+        hint=f"nothing has changed; wait until that transaction ends and run the same command again{longer}, "
+        f"or end it as its user or an administrator: SELECT pg_terminate_backend({pids[0]});",
     )

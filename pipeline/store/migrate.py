@@ -98,7 +98,9 @@ def migrate(url: str) -> None:
         quoted = sql.Identifier(vector_schema).as_string(connection)
         try:
             # apps may be reading what is replaced
-            keep_trying(connection, lambda _: _upgrade(url, quoted), relations=REPLACED, wait_s=LOCK_WAIT_S)
+            keep_trying(
+                connection, lambda _: _upgrade(url, quoted), relations=REPLACED, wait_s=LOCK_WAIT_S, is_option=False
+            )
         except psycopg.errors.DependentObjectsStillExist as error:
             raise _in_use(error) from error
 

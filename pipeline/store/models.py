@@ -128,6 +128,13 @@ def find_model(connection: Connection, name: str) -> StoredModel | None:
         return cursor.execute(SELECT_MODELS + " WHERE m.name = %s", (name,)).fetchone()
 
 
+def find_twin(connection: Connection, spec: ModelSpec, fingerprint: str) -> StoredModel | None:
+    """The model of this very identity, whatever its name."""
+    identity = (spec.source, spec.revision, fingerprint)
+    models = list_models(connection)
+    return next((model for model in models if (model.source, model.revision, model.fingerprint) == identity), None)
+
+
 def require_model(connection: Connection, name: str) -> StoredModel:
     """The named model, whatever its state. Raises ModelError when there is none."""
     models = list_models(connection)
@@ -213,11 +220,11 @@ def _make_model(
 
 
 def _refuse_twin(connection: Connection, spec: ModelSpec, fingerprint: str) -> None:
-    for model in list_models(connection):
-        if (model.source, model.revision, model.fingerprint) == (spec.source, spec.revision, fingerprint):
-            raise ModelError(
-                f"this model is stored already, as {model.name!r}", hint=f"use it with --model-name {model.name}"
-            )
+    twin = find_twin(connection, spec, fingerprint)
+    if twin is not None:
+        raise ModelError(
+            f"this model is stored already, as {twin.name!r}", hint=f"use it with --model-name {twin.name}"
+        )
 
 
 def _move(connection: Connection, model: StoredModel, location: str) -> None:
@@ -269,14 +276,19 @@ def check_table(connection: Connection, model: StoredModel) -> None:
     if row is None:
         raise ModelError(
             f"the table catvec_store.{model.table} of model {model.name!r} is gone",
-            hint="restore it from a backup, or run with --model-name NAME to make a new one",
+            hint=_anew(model, "restore it from a backup"),
         )
     if not row[0].endswith(f"{model.storage}({model.dims})"):
         raise ModelError(
             f"table catvec_store.{model.table} holds {row[0]}, model {model.name!r} gives {model.dims} dimensions "
             f"to store as {model.storage}",
-            hint="somebody altered the table; run with --model-name NAME to make a new one",
+            hint=_anew(model, "somebody altered the table: restore it from a backup"),
         )
+
+
+def _anew(model: StoredModel, cure: str) -> str:
+    """How to go on without the table; the active model is not given up."""
+    return cure if model.is_active else f"{cure}; or begin anew: catvec models drop {model.name}, and the same again"
 
 
 def read_spec(connection: Connection, model: StoredModel) -> ModelSpec:

@@ -168,12 +168,18 @@ def reads_index(connection: Connection, model: StoredModel, index: str, query: Q
 
 def measure(connection: Connection, model: StoredModel, queries: Sequence[Query]) -> Measured:
     """Search with all queries through the public function, as it is set up now."""
+    recalls, latency = measure_each(connection, model, queries)
+    return Measured(ef_search=model.ef_search, recall=statistics.fmean(recalls), latency=latency)
+
+
+def measure_each(connection: Connection, model: StoredModel, queries: Sequence[Query]) -> tuple[list[float], Latency]:
+    """The same, with the recall of every query."""
     recalls, seconds = [], []
     for query in queries:
         found_share, took_s = _search(connection, model, query)
         recalls.append(found_share)
         seconds.append(took_s)
-    return Measured(ef_search=model.ef_search, recall=statistics.fmean(recalls), latency=summarise(seconds))
+    return recalls, summarise(seconds)
 
 
 def measure_curve(

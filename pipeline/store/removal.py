@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from psycopg import sql
 
 from pipeline.durations import NEVER
+from pipeline.store.runs import is_alone
 from pipeline.store.share import IS_OURS, share_values
 
 if TYPE_CHECKING:
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from pipeline.shard import Shard
-    from pipeline.store.connect import Connection
+    from pipeline.store.connect import Connection, Session
     from pipeline.store.models import StoredModel
 
 # A picture stays until its product has another one that searches find: one at a new URL may not have been fetched
@@ -100,20 +102,28 @@ DELETE FROM catvec_store.unused_contents u
         OR NOT EXISTS (SELECT FROM catvec_store.{table} e WHERE e.content_sha256 = u.content_sha256))
 """
 
+# what came back since it was marked stays; its mark goes with the next run
 FORGET_VECTORS = """
-WITH forgotten AS (
-  DELETE FROM catvec_store.{table} e
-   USING catvec_store.unused_contents u
+WITH due AS (
+  SELECT u.content_sha256
+    FROM catvec_store.unused_contents u
    WHERE u.model_id = %(model_id)s
-     AND u.content_sha256 = e.content_sha256
      AND u.since <= now() - %(age)s::interval
-  RETURNING e.content_sha256
+     AND NOT EXISTS (SELECT FROM catvec_store.images i WHERE i.content_sha256 = u.content_sha256)
+   LIMIT %(most)s
+), forgotten AS (
+  DELETE FROM catvec_store.{table} e
+   USING due
+   WHERE e.content_sha256 = due.content_sha256
 )
 DELETE FROM catvec_store.unused_contents u
- USING forgotten
+ USING due
  WHERE u.model_id = %(model_id)s
-   AND u.content_sha256 = forgotten.content_sha256
+   AND u.content_sha256 = due.content_sha256
 """
+
+FORGET_ROWS = 5_000
+"""vectors deleted while runs that want to begin wait: a tenth of a second"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,13 +163,29 @@ def forget(connection: Connection, catalog: str, age: timedelta, shard: Shard | 
     return products + images
 
 
-def forget_vectors(connection: Connection, model: StoredModel, age: timedelta) -> None:
+def forget_vectors(session: Session, model: StoredModel, age: timedelta) -> None:
     """Delete the vectors that no image has shown for `age`.
 
-    Not while a run with this model writes: it may be about to show one of them again.
+    Not while another run with this model writes: it may be about to show one of them again. One that wants to begin
+    waits for some rows and not for all: the rest is left to the next run.
     """
-    if age == NEVER:
+    if age == NEVER or not session.run(partial(is_alone, model_name=model.name)):
         return
-    values = {"age": age, "model_id": model.model_id}
-    for statement in (UNMARK_USED, MARK_UNUSED, FORGET_VECTORS):
-        connection.execute(sql.SQL(statement).format(table=sql.Identifier(model.table)), values)
+    session.run(partial(_mark_unused, model=model))
+    while session.run(partial(_forget_some, model=model, age=age)):
+        pass
+
+
+def _mark_unused(connection: Connection, model: StoredModel) -> None:
+    for statement in (UNMARK_USED, MARK_UNUSED):
+        query = sql.SQL(statement).format(table=sql.Identifier(model.table))
+        connection.execute(query, {"model_id": model.model_id})
+
+
+def _forget_some(connection: Connection, model: StoredModel, age: timedelta) -> bool:
+    """Whether there may be more of them."""
+    if not is_alone(connection, model.name):
+        return False
+    query = sql.SQL(FORGET_VECTORS).format(table=sql.Identifier(model.table))
+    values = {"age": age, "model_id": model.model_id, "most": FORGET_ROWS}
+    return connection.execute(query, values).rowcount == FORGET_ROWS

@@ -36,7 +36,8 @@ GRANT SELECT ON ALL TABLES IN SCHEMA catvec_store TO {role};
 GRANT INSERT, UPDATE ON catvec_store.runs TO {role};
 GRANT INSERT, UPDATE, DELETE ON catvec_store.products, catvec_store.images, catvec_store.unused_contents,
                                 catvec_store.failures, catvec_store.bad_rows, catvec_store.queries,
-                                catvec_store.query_vectors, catvec_store.neighbours TO {role};
+                                catvec_store.query_vectors, catvec_store.neighbours,
+                                catvec_store.tag_attributes, catvec_store.product_tags TO {role};
 GRANT UPDATE (location) ON catvec_store.models TO {role};
 GRANT EXECUTE ON FUNCTION catvec_store.mark_ready(smallint) TO {role};
 ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA catvec_store GRANT SELECT, INSERT, DELETE ON TABLES TO {role}
@@ -44,7 +45,7 @@ ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA catvec_store GRANT SELECT, I
 
 # for ANALYZE after a load; older servers keep that to the owner, and autovacuum does it later
 MAINTAIN = """
-GRANT MAINTAIN ON catvec_store.products, catvec_store.images TO {role};
+GRANT MAINTAIN ON catvec_store.products, catvec_store.images, catvec_store.product_tags TO {role};
 ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA catvec_store GRANT MAINTAIN ON TABLES TO {role}
 """
 MAINTAIN_SINCE = 170000

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 LOCK_KEY = "hashtextextended('catvec:run:' || current_database() || ':' || %s, 0)"
 TAKE_LOCK = f"SELECT pg_try_advisory_lock({LOCK_KEY})"
 
-# Shards begin, end, and forget vectors one after the other. Held for a moment: nothing is waited for with it.
+# Shards begin, end, and forget some vectors one after the other. Held for a moment: nothing is waited for with it.
 TAKE_TURN = "SELECT pg_advisory_xact_lock(hashtextextended('catvec:shards:' || current_database() || ':' || %s, 0))"
 SHARE_LOCK = f"SELECT pg_try_advisory_lock_shared({LOCK_KEY})"
 RELEASE_SHARED = f"SELECT pg_advisory_unlock_shared({LOCK_KEY})"

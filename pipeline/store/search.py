@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -14,15 +15,29 @@ from pipeline.records import Hit
 from pipeline.store.connect import translate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from pipeline.store.connect import Connection
 
+MOST = 1_000
+"""products that a search gives at most"""
+
 COLUMNS = "product_id, title, category, brand, price, url AS image, similarity"
 SEARCH = f"SELECT {COLUMNS} FROM catvec.search_by_vector(%(query)s, %(k)s, %(filter)s, %(model)s)"
+COMBINED = f"""
+SELECT {COLUMNS}
+  FROM catvec.search_by_vector(
+         catvec.combine_vectors(
+           %(vectors)s || ARRAY(SELECT catvec.product_vector(p.product_id, %(model)s)
+                                  FROM unnest(%(products)s::text[]) WITH ORDINALITY AS p (product_id, place)
+                                 ORDER BY p.place),
+           %(weights)s),
+         %(k)s, %(filter)s, %(model)s)
+ WHERE product_id <> ALL (%(products)s)
+"""
 SIMILAR = f"SELECT {COLUMNS} FROM catvec.similar_products(%(query)s, %(k)s, %(filter)s, %(model)s)"
 
 
@@ -38,6 +53,36 @@ def search_by_vector(
     )
 
 
+def search_combined(
+    connection: Connection,
+    vectors: NDArray[np.float32],
+    products: Sequence[str],
+    weights: Sequence[float],
+    *,
+    k: int,
+    conditions: Mapping[str, Any],
+    model: str,
+) -> list[Hit]:
+    """The products nearest to the weighted sum of the vectors [N, D] and those of the products, themselves left out.
+
+    There is a weight for each vector, and then for each product. Raises ConfigError or StoreError.
+    """
+    hits = _hits(
+        connection,
+        COMBINED,
+        {
+            "vectors": [HalfVector(vector) for vector in vectors],
+            "products": list(products),
+            "weights": list(weights),
+            # those asked for are found first and then left out
+            "k": min(MOST, k + len(products)),
+            "filter": Jsonb(conditions),
+            "model": model,
+        },
+    )
+    return hits[:k]
+
+
 def similar_products(
     connection: Connection, product_id: str, *, k: int, conditions: Mapping[str, Any], model: str | None
 ) -> list[Hit]:
@@ -46,9 +91,15 @@ def similar_products(
 
 
 def _hits(connection: Connection, query: str, parameters: dict[str, object]) -> list[Hit]:
+    with refusals(), connection.cursor(row_factory=class_row(Hit)) as cursor:
+        return cursor.execute(query, parameters).fetchall()
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Turn what the public functions refuse into a ConfigError with their words, all else into a StoreError."""
     try:
-        with connection.cursor(row_factory=class_row(Hit)) as cursor:
-            return cursor.execute(query, parameters).fetchall()
+        yield
     except (
         psycopg.errors.InvalidParameterValue,
         psycopg.errors.NoDataFound,

@@ -263,7 +263,7 @@ def _seconds(age: timedelta) -> float | None:
 
 def find_known(session: Session, model: StoredModel, hashes: Sequence[bytes]) -> set[bytes]:
     """Those of the SHA-256 sums that have a vector under this model already."""
-    query = sql.SQL("SELECT content_sha256 FROM catvec_store.{} WHERE content_sha256 = ANY (%(hashes)s)")
+    query = sql.SQL("SELECT content_sha256 FROM catvec_store.{} WHERE content_sha256 = ANY (%(hashes)b)")
     rows = session.rows(query.format(sql.Identifier(model.table)), {"hashes": list(hashes)})
     return {row[0] for row in rows}
 

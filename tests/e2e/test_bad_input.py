@@ -252,12 +252,12 @@ def test_a_table_that_disagrees_with_its_model(catvec: Catvec, unchanged: Health
     assert altered.complaint() == (
         1,
         "table catvec_store.emb_healthy holds halfvec(16), model 'healthy' gives 32 dimensions to store as halfvec",
-        "somebody altered the table; run with --model-name NAME to make a new one",
+        "somebody altered the table: restore it from a backup",
     )
     assert gone.complaint() == (
         1,
         "the table catvec_store.emb_healthy of model 'healthy' is gone",
-        "restore it from a backup, or run with --model-name NAME to make a new one",
+        "restore it from a backup",
     )
     assert status.complaint()[:2] == (1, 'relation "catvec_store.emb_healthy" does not exist')
 
@@ -275,7 +275,12 @@ def test_questions_that_cannot_be_answered(catvec: Catvec, unchanged: Healthy, t
             "see: catvec models",
         ),
         (["search", " "], 2, "the text to search for is empty", None),
-        (["search"], 2, "give either words or --image FILE", 'for example: catvec search "red dress"'),
+        (
+            ["search"],
+            2,
+            "nothing to look for: give words, --image FILE or --like PRODUCT_ID",
+            'for example: catvec search "red dress" --minus striped',
+        ),
         (
             ["search", "--image", tmp_path / "no.jpg"],
             2,

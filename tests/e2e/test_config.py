@@ -200,6 +200,7 @@ def test_a_value_out_of_range_is_named(catvec: Catvec, unchanged: Healthy) -> No
         ("--format", "xlsx"): "--format is 'xlsx', expected one of csv, tsv, json, jsonl, parquet, folder, sql",
         ("--delimiter", ";;"): "--delimiter is ';;', expected one character such as ';' or '\\t'",
         ("--precision", "int4"): "--precision is 'int4', expected auto, fp32, bf16, fp16",
+        ("--compile", "yes"): "--compile is 'yes', expected auto, on, off",
         ("--device", "gpu"): "--device is 'gpu', expected auto, all, cuda, cuda:N, mps or cpu",
     }
     for options, error in errors.items():

@@ -51,7 +51,7 @@ def test_the_demo_touches_nothing_of_a_shop(
     catvec: Catvec,
     shop: Shop,
     database_url: str,
-    embedded_home: Path,
+    old_home: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -63,7 +63,7 @@ def test_the_demo_touches_nothing_of_a_shop(
     monkeypatch.setenv("CATVEC_DATABASE_URL", database_url)
     options = ("demo", "--products", 20, "--folder", tmp_path / "demo")
 
-    assert catvec(*options, "--home", embedded_home).code == 0
+    assert catvec(*options, "--home", old_home).code == 0
     assert shop.one("SELECT count(*) FROM catvec.products") == 2
 
     by_wish = catvec(*options, "--db", database_url)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,12 @@ def blocks(language: str) -> Iterator[tuple[str, str]]:
             yield page.name, text
 
 
+@cache
+def program() -> Any:
+    """catvec with its commands, put together once: 26 ms, and there are hundreds of calls in the docs."""
+    return typer.main.get_command(cli.app)
+
+
 def commands() -> list[str]:
     """Every call of catvec that stands in a block or in a line's code."""
     texts = [page.read_text(encoding="utf-8").replace("\\\n", " ") for page in PAGES]
@@ -41,7 +48,7 @@ def commands() -> list[str]:
 
 def _is_call(text: str) -> bool:
     # a line of prose may begin with the word
-    return text.split()[1].rstrip(".,;") in typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    return text.split()[1].rstrip(".,;") in program().commands
 
 
 def test_there_are_examples_to_test() -> None:
@@ -68,6 +75,7 @@ def docs_shop(shop: Shop, database_url: str) -> Shop:
         " SELECT 'summer dresses', model_id, '[1,0,0,0]'"
         "  FROM catvec_store.models"
     )
+    shop.tag(model, "colour", {"SKU-1": "navy", "SKU-2": "navy", "SKU-3": "red"})
     return shop
 
 
@@ -118,7 +126,7 @@ def test_every_example_reads_a_bundle(
 
 @pytest.mark.parametrize("line", commands())
 def test_every_command_of_the_docs_exists_with_its_options(line: str) -> None:
-    command: Any = typer.main.get_command(cli.app)
+    command = program()
     words = shlex.split(line.partition(" #")[0].partition(" | ")[0])
     words = words[words.index("catvec") + 1 :]
     while hasattr(command, "commands") and words and not words[0].startswith("-"):

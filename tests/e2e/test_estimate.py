@@ -118,7 +118,8 @@ def test_what_the_rented_machine_has_is_stated(night_shop: NightShop, empty_data
     """Also without the model's files, and in a database that catvec has never seen."""
     night_shop.stock(*range(10))
     bench = night_shop.folder / "bench.json"
-    bench.write_text(json.dumps({"forward": {"images_per_s": 5.0}}))
+    where = {"model": "vit_l_14", "dims": 768, "device": "cuda:0", "precision": "bf16"}
+    bench.write_text(json.dumps({"conditions": where, "forward": {"images_per_s": 5.0}}))
     options = ("--db", empty_database_url, "--allow-private-hosts", "--estimate", "--model", "vit-l-14", "--json")
 
     def found(*more: object) -> dict[str, Any]:
@@ -127,12 +128,16 @@ def test_what_the_rented_machine_has_is_stated(night_shop: NightShop, empty_data
 
     few, many = (found("--images-per-s", 5, "--cores", cores)["estimate"] for cores in (1, 16))
 
-    assert few["encode"] == many["encode"] == found("--bench", bench)["estimate"]["encode"]
+    measured = found("--bench", bench)["estimate"]["encode"]
+    assert measured == few["encode"] | {"source": "from bench.json: cuda:0, bf16"}
+    assert few["encode"] == many["encode"]
     assert few["encode"] == {
         "images_per_s": pytest.approx(5),
         "seconds": {"low": pytest.approx(2), "expected": pytest.approx(2), "high": pytest.approx(2)},
         "source": "as stated",
     }
+    two = found("--images-per-s", 5, "--device", "cuda:0,cuda:1")["estimate"]["encode"]
+    assert (two["images_per_s"], two["source"]) == (pytest.approx(10), "as stated, for 2")
     assert (many["decode"]["source"], many["limited_by"]) == ("measured on one core, for 16", "encode")
     assert many["decode"]["seconds"]["expected"] == pytest.approx(few["decode"]["seconds"]["expected"] / 16, rel=0.8)
     assert many["size"]["index_bytes"] > 10 * 768 * 2
@@ -176,6 +181,30 @@ def test_the_table_says_what_was_measured_and_no_secret(night_shop: NightShop) -
         assert word in outcome.out
     assert "nothing was written" in outcome.err
     assert "hunter2" not in outcome.out + outcome.err
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--sample", 3), ("--gpu-price", 2.5), ("--cores", 4), ("--images-per-s", 5)]
+)
+def test_options_of_an_estimate_are_not_passed_over(night_shop: NightShop, option: str, value: float) -> None:
+    outcome = night_shop.catvec("plan", night_shop.write(), *night_shop.options, option, value)
+
+    assert outcome.complaint() == (
+        2, f"{option} does nothing without --estimate", "add --estimate, or leave it out",
+    )  # fmt: skip
+
+
+def test_a_device_that_is_not_here_is_a_wrong_option(night_shop: NightShop) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    night_shop.stock(0)
+
+    outcome = night_shop.catvec("plan", night_shop.write(), *night_shop.options, "--estimate", "--device", "cuda")
+
+    assert outcome.code == 2
+    assert "--images-per-s N" in outcome.err
+    assert night_shop.run("--device", "cuda").code == 2
 
 
 def test_without_the_model_it_says_how_to_do_without(night_shop: NightShop, tmp_path: Path) -> None:

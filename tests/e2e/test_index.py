@@ -25,7 +25,6 @@ from pipeline.indexing import IndexOptions, build
 from pipeline.progress import Progress
 from pipeline.store.connect import Session
 from pipeline.store.embedded import EmbeddedServer
-from pipeline.store.migrate import migrate
 from tests.fixtures.roles import READER, WRITER, grant, login
 from tests.fixtures.store import Shop, model_spec
 
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.fixtures.command import Catvec, Starter
+    from tests.fixtures.command import Catvec, Process, Starter
     from tests.fixtures.healthy import Healthy
 
 SLOW = "UPDATE catvec_store.models SET index_m = 64, index_ef_construction = 1000"
@@ -170,7 +169,7 @@ def test_bad_input_is_told_before_any_work(catvec: Catvec, healthy: Healthy, tmp
     assert (report["state"], report["advice"]) == ("missing", None)
 
 
-def kill_while_indexing(process: subprocess.Popen[str], url: str) -> None:
+def kill_while_indexing(process: Process, url: str) -> None:
     wait_for_build(url)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -236,11 +235,10 @@ def full_disk(server: EmbeddedServer, size_bytes: int) -> Iterator[None]:
 
 
 @pytest.fixture
-def own_server(embedded_home: Path) -> tuple[EmbeddedServer, str]:
+def own_server(old_home: Path) -> tuple[EmbeddedServer, str]:
     """A server of the test's own with an empty model `wide`, and its URL."""
-    server = EmbeddedServer(home=embedded_home)
+    server = EmbeddedServer(home=old_home)
     url = server.start(explicit=True)
-    migrate(url)
     return server, url
 
 

@@ -45,9 +45,10 @@ def test_a_slow_server_is_named(
 
     summary = outcome.json()
     loads = {load["stage"]: load for load in summary["stage_loads"]}
-    assert list(loads) == ["network", "event loop", "look up", "decode", "encode", "write"]
+    assert list(loads) == ["network", "event loop", "look up", "decode", "copy", "encode", "write"]
     assert all(load["busy"] + load["starved"] + load["blocked"] <= 1.01 for load in loads.values())
     assert loads["encode"]["starved"] > 0.5
+    assert 0 < loads["copy"]["busy"] < loads["encode"]["busy"]
     assert re.fullmatch(
         r"the network limits: downloads were under way or in line \d+% of the time, and cpu waited for pictures \d+% "
         r"of the time; try --per-host 8, if its server bears it",
@@ -169,7 +170,7 @@ def test_bench_says_what_it_cannot_measure_with(
     assert catvec("bench", catalog, "--db", database_url, "--weights", "random", "--model", "a/b").complaint()[
         :2
     ] == (
-        1,
+        2,
         "there are no random weights for model 'a/b', expected vit-b-32, vit-b-16, vit-l-14, vit-l-14-336",
     )
     assert catvec("bench", catalog, "--db", database_url, "--chart", "limits.pdf").complaint()[0] == 2

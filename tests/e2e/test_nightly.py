@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -193,12 +194,14 @@ def test_report_and_metrics_are_written_also_when_the_run_fails(night_shop: Nigh
 @pytest.mark.slow
 def test_a_second_run_waits_as_long_as_it_is_told_to(night_shop: NightShop, catvec_process: Starter) -> None:
     night_shop.stock(*range(3))
-    night_shop.server.serve("/p/2.jpg", [Answer(body=photo(2), wait_s=8)])
+    may_go_on = threading.Event()
+    night_shop.server.serve("/p/2.jpg", [Answer(body=photo(2), after=may_go_on)])
     command = ("run", night_shop.write(), *night_shop.options)
     first = catvec_process(*command)
     wait_until(lambda: night_shop.server.requests["/p/2.jpg"] > 0, first)
 
     impatient = night_shop.catvec(*command, "--wait", "1s")
+    threading.Timer(1.0, may_go_on.set).start()
     patient = night_shop.catvec(*command, "--wait", "2m")
 
     assert (impatient.code, f"process {first.pid}" in impatient.err) == (75, True)

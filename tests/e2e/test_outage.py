@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
 import threading
 import time
+from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -23,8 +26,6 @@ from tests.e2e.test_kill import assert_same_rows, start_run
 from tests.fixtures.database import FAST
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy as np
     from numpy.typing import NDArray
 
@@ -36,9 +37,9 @@ IMAGES = 600
 
 
 @pytest.fixture
-def server(embedded_home: Path) -> EmbeddedServer:
+def server(old_home: Path) -> EmbeddedServer:
     """Not FAST: what is committed survives kill -9 of the server only with its WAL in order."""
-    return EmbeddedServer(home=embedded_home, settings={"shared_buffers": FAST["shared_buffers"]})
+    return EmbeddedServer(home=old_home, settings={"shared_buffers": FAST["shared_buffers"]})
 
 
 def wait_until(condition: object, timeout_s: float = 30.0) -> None:
@@ -84,8 +85,10 @@ def test_a_stopped_database_does_not_stop_the_device(
 
     wait_until(lambda: sum(encoded) == IMAGES)  # the device has seen all of them
     assert progress.snapshot().embedded < IMAGES / 2
+    assert (progress.snapshot().away_s or 0) > 0.1
     server.start(explicit=True)
     run.join(60)
+    assert progress.snapshot().away_s is None
 
     [outcome] = ended
     assert outcome.summary.finished
@@ -187,3 +190,55 @@ def test_a_database_that_hangs_does_not_hold_up_a_stop(
             ("finished",),
         ]
         assert connection.execute("SELECT sum(embedded) FROM catvec.run_status").fetchone() == (200,)
+
+
+def processes_of(postmaster: int) -> list[int]:
+    """The server's first process, and all that it has started."""
+    parents = {
+        int(path.name): int((path / "stat").read_text().rpartition(")")[2].split()[1])
+        for path in Path("/proc").iterdir()
+        if path.name.isdigit() and (path / "stat").exists()
+    }
+    return [postmaster, *(pid for pid, parent in parents.items() if parent == postmaster)]
+
+
+@pytest.mark.slow
+def test_a_frozen_server_does_not_hold_up_a_stop(
+    server: EmbeddedServer,
+    catvec: Catvec,
+    catvec_process: Starter,
+    shop_catalog: ShopCatalog,
+    tiny_clip: Path,
+    image_server: ImageServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The kernel goes on taking what is sent to it, so that no network timeout ends the waiting."""
+    monkeypatch.setenv("CATVEC_LOG_FORMAT", "json")
+    url = server.start(explicit=True)
+    catalog = shop_catalog(120, wait_s=0.1)
+    options = ("--db", url, "--model", tiny_clip, "--model-name", "tiny", "--precision", "fp32", "--json")
+    process = start_run(catvec_process, image_server, catalog, *options)
+    postmaster = server.status().pid
+    assert postmaster is not None
+    frozen = processes_of(postmaster)
+    try:
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(2)  # a commit comes at least every second, and now waits
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=40)
+    finally:
+        for pid in frozen:
+            os.kill(pid, signal.SIGCONT)
+
+    last = catvec("run", catalog, "--allow-private-hosts", *options, "--wait", "30s")
+
+    assert (process.returncode, "Traceback" in err) == (143, False), err
+    said = {line["message"]: datetime.fromisoformat(line["time"]) for line in map(json.loads, err.splitlines())}
+    asked = said["SIGTERM: finishing what is in flight …"]
+    drained = said["the database did not answer in time, and the run was to stop"]
+    assert (drained - asked).total_seconds() < 11  # 10, and something for a machine that does much else
+    assert "interrupted while encoding images; to go on, run the same command again" in said
+    assert last.json()["finished"] is True
+    assert last.json()["embedded"] + last.json()["unchanged"] == 120
+    server.stop()

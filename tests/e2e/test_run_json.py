@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
 from pipeline.records import ProductChanges, RunSummary, StageLoad
+from tests.fixtures.summary import SCHEMA, validate
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.fixtures.catalogs import ShopCatalog
     from tests.fixtures.command import Catvec, Outcome
-
-SCHEMA: dict[str, Any] = json.loads(
-    (Path(__file__).parents[2] / "docs" / "run-summary.schema.json").read_text(encoding="utf-8")
-)
 
 
 def names(record: type) -> list[str]:
     return [entry.name for entry in fields(record)]
-
-
-def validate(summary: Any) -> None:
-    Draft202012Validator(SCHEMA).validate(summary)
 
 
 def test_the_schema_names_what_the_record_has() -> None:

@@ -15,6 +15,7 @@ from pipeline.engine.stop import Stop
 from pipeline.errors import CatalogError, CatvecError, ConfigError, LockedError, ModelError
 from pipeline.models.trained import read_trained_products
 from pipeline.models.weights import load_model
+from pipeline.settings import FetchSettings
 from tests.fixtures.catalogs import write_catalog
 from tests.fixtures.colours import train_on, write_tiles
 from tests.fixtures.command import wait_until
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.train.record import Trained
+    from tests.fixtures.catalogs import ShopCatalog
     from tests.fixtures.command import Catvec, Starter
+    from tests.fixtures.http import ImageServer
 
 SMALLEST = (
     *("--image-size", 16, "--patch-size", 8, "--width", 32, "--layers", 1, "--text-width", 32, "--text-layers", 1),
@@ -104,10 +107,10 @@ def test_the_card_says_what_it_learned_from_and_how_to_make_it_again(
 def test_a_killed_training_goes_on_to_the_same_model(
     tmp_path: Path, tiles: Path, catvec: Catvec, catvec_process: Starter
 ) -> None:
-    options = (*SMALLEST, "--epochs", 150, "--evaluate-every", 15, "--seed", 3)
+    options = (*SMALLEST, "--epochs", 90, "--evaluate-every", 10, "--seed", 3)
     output = tmp_path / "killed"
     process = catvec_process("train", tiles, "--output", output, *options)
-    wait_until((tmp_path / "killed.training/checkpoints/checkpoint-30/trainer_state.json").is_file, process)
+    wait_until((tmp_path / "killed.training/checkpoints/checkpoint-20/trainer_state.json").is_file, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
 
@@ -204,6 +207,21 @@ def test_what_cannot_be_used_is_counted_and_named(tmp_path: Path, tiles: Path) -
     assert any(
         line.startswith("left out: 1 file_not_found, 1 no_title (T004, T003); all are named in") for line in said
     )
+
+
+def test_each_image_is_fetched_once_whatever_begins_anew(
+    tmp_path: Path, shop_catalog: ShopCatalog, image_server: ImageServer
+) -> None:
+    catalog, stop = shop_catalog(12), Stop()
+    fetch = FetchSettings(allow_private_hosts=True)
+    stop.ask("SIGTERM")
+
+    with pytest.raises(KeyboardInterrupt):
+        train_on(catalog, tmp_path / "out", fetch=fetch, stop=stop, epochs=2)
+    found = train_on(catalog, tmp_path / "out", fetch=fetch, epochs=2, learning_rate=0.001, restart=True)
+
+    assert found.data["images learned from"] + found.data["images judged on"] == 12
+    assert set(image_server.requests.values()) == {1}
 
 
 def test_titles_that_are_all_the_same_teach_nothing(tmp_path: Path) -> None:

@@ -36,6 +36,8 @@ ANSWERS = [
     "SELECT * FROM catvec.search_by_query('summer', 12)",
     "SELECT * FROM catvec.duplicates(0.5)",
     "SELECT * FROM catvec.neighbours",
+    "SELECT * FROM catvec.product_tags ORDER BY product_id, label",
+    "SELECT * FROM catvec.similar_products('P03', 12, '{\"tag:kind\": \"unknown\"}')",
     "SELECT * FROM catvec.products ORDER BY product_id",
     "SELECT product_id, url, embedding::text FROM catvec.image_embeddings ORDER BY product_id",
     "SELECT product_id, embedding_fp32::text FROM catvec.image_embeddings_precise ORDER BY product_id",
@@ -59,8 +61,8 @@ SELECT defaclobjtype::text, aclexplode(defaclacl)::text FROM pg_default_acl
 
 
 @pytest.fixture
-def backed_up(healthy: Healthy, catvec: Catvec, tiny_clip_other: Path) -> Healthy:
-    """The healthy shop with a second model in full precision, a stored text, neighbours and rights."""
+def backed_up(healthy: Healthy, catvec: Catvec, tiny_clip_other: Path, tmp_path: Path) -> Healthy:
+    """The healthy shop with a second model in full precision, a stored text, neighbours, tags and rights."""
     second = ("--model", tiny_clip_other, "--model-name", "precise", "--storage", "vector")
     assert catvec("run", healthy.folder / "catalog.csv", "--db", healthy.url, *second).code == 0
     with psycopg.connect(healthy.url) as connection:
@@ -71,6 +73,9 @@ def backed_up(healthy: Healthy, catvec: Catvec, tiny_clip_other: Path) -> Health
             "  WHERE m.is_active AND v.product_id = 'P05'"
         )
     assert catvec("neighbours", "build", "-k", 3, "--db", healthy.url).code == 0
+    labels = tmp_path / "labels.yaml"
+    labels.write_text("kind: {labels: [dress, bag], threshold: 0.99999}", encoding="utf-8")
+    assert catvec("tag", labels, "--db", healthy.url).code == 0
     grant(healthy.url)
     return healthy
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
 import socket
 import threading
 import time
@@ -13,7 +15,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from pipeline.errors import CatvecError, ConfigError, LockedError, StoreError
+from pipeline.errors import AwayError, CatvecError, ConfigError, LockedError, StoreError
 from pipeline.store.connect import (
     SPELLING,
     Connection,
@@ -22,6 +24,7 @@ from pipeline.store.connect import (
     hide_password,
     normalise_url,
     require_vector,
+    translate,
 )
 from pipeline.store.runs import begin_run, take_lock
 from tests.fixtures.store import model_spec
@@ -264,6 +267,40 @@ def test_an_error_that_will_not_pass_is_raised_at_once_with_its_cure(shop: Shop)
     assert time.monotonic() - started < 1
 
 
+def test_a_server_process_that_is_frozen_is_given_up(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes the bytes, and the request to cancel, and answers none of them."""
+    monkeypatch.setattr("pipeline.store.connect.CANCEL_S", 0.3)
+    pid = shop.session.connection().info.backend_pid
+    raised: list[AwayError] = []
+
+    def wait() -> None:
+        try:
+            shop.session.run(lambda connection: connection.execute("SELECT pg_sleep(60)"))
+        except AwayError as error:
+            raised.append(error)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    while shop.session.connection().info.transaction_status != psycopg.pq.TransactionStatus.ACTIVE:
+        time.sleep(0.01)
+    try:
+        os.kill(pid, signal.SIGSTOP)
+    except (ProcessLookupError, PermissionError):
+        pytest.skip("the server is on another machine, or another user's")
+    try:
+        began = time.monotonic()
+        while waiting.is_alive() and time.monotonic() - began < 10:
+            shop.session.cancel()
+            waiting.join(0.1)
+        with pytest.raises(AwayError, match="the database did not answer in time, and the run was to stop"):
+            shop.session.run(lambda connection: connection.execute("SELECT 1"))
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+    assert not waiting.is_alive()
+    assert [error.message for error in raised] == ["the database did not answer in time, and the run was to stop"]
+
+
 def test_a_deadlock_is_done_again(database_url: str, shop: Shop) -> None:
     shop.session.run(
         lambda connection: connection.execute("CREATE TABLE catvec_store.pair AS SELECT 1 AS id UNION SELECT 2")
@@ -342,3 +379,10 @@ def test_a_database_without_the_extension_is_named(postgres: str) -> None:
 
     assert error.message == "database 'catvec_test_bare' has no vector extension"
     assert error.hint == "an administrator of the database runs: CREATE EXTENSION vector;"
+
+
+def test_a_connection_that_was_terminated_has_the_hint_of_one_that_was_lost() -> None:
+    found = translate(psycopg.errors.AdminShutdown("terminating connection due to administrator command"))
+
+    assert found.message == "terminating connection due to administrator command"
+    assert found.hint == "the server went away; when it is back, run the same command again"

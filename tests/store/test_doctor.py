@@ -360,20 +360,18 @@ def test_the_own_server_is_looked_at_but_never_made(catvec: Catvec, embedded_hom
     assert not embedded_home.exists()
 
 
-def test_the_own_server_is_started_when_it_is_stopped(catvec: Catvec, embedded_home: Path) -> None:
-    assert catvec("db", "migrate", "--home", embedded_home).code == 0
-    outcome = catvec("doctor", "--home", embedded_home, "--json")
+def test_the_own_server_is_started_when_it_is_stopped(catvec: Catvec, old_home: Path) -> None:
+    outcome = catvec("doctor", "--home", old_home, "--json")
     assert outcome.code == 0
     findings = {finding["name"]: finding for finding in outcome.json()["findings"]}
     assert findings["own server"]["detail"].endswith("started for this examination")
     assert findings["tables"]["state"] == "ok"
-    assert catvec("db", "status", "--home", embedded_home, "--json").json()["running"] is False
+    assert catvec("db", "status", "--home", old_home, "--json").json()["running"] is False
 
 
-def test_an_own_server_that_does_not_start_skips_the_rest(catvec: Catvec, embedded_home: Path) -> None:
-    assert catvec("db", "migrate", "--home", embedded_home).code == 0
-    (embedded_home / "data" / "PG_VERSION").write_text("16\n")
-    outcome = catvec("doctor", "--home", embedded_home, "--json")
+def test_an_own_server_that_does_not_start_skips_the_rest(catvec: Catvec, old_home: Path) -> None:
+    (old_home / "data" / "PG_VERSION").write_text("16\n")
+    outcome = catvec("doctor", "--home", old_home, "--json")
     assert outcome.code == 1
     findings = {finding["name"]: finding for finding in outcome.json()["findings"]}
     assert "is a folder of PostgreSQL '16'" in findings["database"]["detail"]

@@ -12,7 +12,6 @@ import socket
 import stat
 import subprocess
 import sys
-import tempfile
 import textwrap
 import time
 from dataclasses import replace
@@ -90,22 +89,10 @@ def wait_until_dead(server: EmbeddedServer) -> None:
         time.sleep(0.02)
 
 
-@pytest.fixture(scope="module")
-def made_home() -> Iterator[Path]:
-    """A home with a cluster, made once: initdb takes most of a first start."""
-    folder = Path(tempfile.mkdtemp(prefix="catvec-test-", dir="/tmp"))
-    folder.chmod(0o711)
-    with lease(folder / "home", settings=FAST):
-        pass
-    yield folder / "home"
-    shutil.rmtree(folder)
-
-
 @pytest.fixture
-def server(embedded_home: Path, made_home: Path) -> EmbeddedServer:
+def server(old_home: Path) -> EmbeddedServer:
     """A server that has run before."""
-    subprocess.run(["cp", "-a", made_home, embedded_home], check=True)
-    return EmbeddedServer(home=embedded_home, settings=FAST)
+    return EmbeddedServer(home=old_home, settings=FAST)
 
 
 def data_of(server: EmbeddedServer) -> Path:

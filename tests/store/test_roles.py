@@ -55,13 +55,17 @@ READS = [
     "SELECT * FROM catvec.schema_version",
     "SELECT * FROM catvec.queries",
     "SELECT * FROM catvec.neighbours",
+    "SELECT * FROM catvec.tag_attributes",
+    "SELECT * FROM catvec.product_tags",
     "SELECT * FROM catvec.similar_products('A')",
     "SELECT * FROM catvec.similar_products('A', 5, '{\"category\": \"dress\"}', 'tiny', 0.1, 'mean')",
+    "SELECT * FROM catvec.similar_products('A', 5, '{\"tag:colour\": \"red\"}')",
     "SELECT * FROM catvec.similar_products_batch(ARRAY['A', 'B'], 5)",
     "SELECT * FROM catvec.search_by_vector('[1,0,0,0]', 5)",
     "SELECT * FROM catvec.search_by_array(ARRAY[1,0,0,0], 5)",
     "SELECT * FROM catvec.search_by_query('summer', 5)",
     "SELECT * FROM catvec.duplicates(0.5)",
+    "SELECT catvec.combine_vectors(ARRAY[catvec.product_vector('A'), catvec.product_vector('B')])",
 ]
 CALLS = [statement for statement in READS if "(" in statement]
 
@@ -144,6 +148,7 @@ def fill(shop: Shop, url: str) -> Shop:
         " VALUES (%s, 'A', '', '{B}', '{0.7}', 1)",
         (model.model_id,),
     )
+    shop.tag(model, "colour", {"A": "red", "B": "red"})
     connection.execute("INSERT INTO catvec_store.bad_rows VALUES ('default', 7, 'X', 'x.jpg', 'no_image', 'none')")
     grant(url)
     return shop
@@ -406,8 +411,12 @@ def test_a_writer_who_may_not_analyze_is_not_troubled(nightly: Nightly, healthy:
     assert "skipping" not in outcome.err
 
 
-def test_a_writer_keeps_stored_texts_and_neighbours(nightly: Nightly, healthy: Healthy, catvec: Catvec) -> None:
+def test_a_writer_keeps_stored_texts_neighbours_and_tags(
+    nightly: Nightly, healthy: Healthy, catvec: Catvec, tmp_path: Path
+) -> None:
     writer, reader = login(healthy.url, WRITER), login(healthy.url, READER)
+    labels = tmp_path / "labels.yaml"
+    labels.write_text("colour: [red, green]", encoding="utf-8")
 
     for command in (
         ("queries", "add", "summer", "a red thing"),
@@ -415,13 +424,16 @@ def test_a_writer_keeps_stored_texts_and_neighbours(nightly: Nightly, healthy: H
         ("queries", "remove", "winter"),
         ("neighbours", "build", "-k", 3),
         ("neighbours", "build", "-k", 2),
+        ("tag", labels),
+        ("tag", labels),
     ):
         outcome = catvec(*command, "--db", writer)
         assert outcome.code == 0, outcome.err
 
+    assert ask(reader, "SELECT count(*) FROM catvec.product_tags") == [(12,)]
     assert ask(reader, "SELECT name, model FROM catvec.queries") == [("summer", "healthy")]
     assert ask(reader, "SELECT count(*) FROM catvec.neighbours") == [(24,)]
-    for command in (("queries", "add", "autumn", "a thing"), ("neighbours", "build")):
+    for command in (("queries", "add", "autumn", "a thing"), ("neighbours", "build"), ("tag", labels)):
         assert catvec(*command, "--db", reader).code == 1
 
 
@@ -492,7 +504,7 @@ def test_the_first_switch_is_the_owners(nightly: Nightly, healthy: Healthy, capl
 
 def test_an_older_database_is_the_owners(nightly: Nightly, healthy: Healthy) -> None:
     healthy.execute("UPDATE catvec_store.alembic_version SET version_num = '0001'")
-    owner, newest = healthy.parts["user"], "0004"
+    owner, newest = healthy.parts["user"], "0005"
 
     for command in (["run", nightly.folder / "catalog.csv"], ["db", "migrate"]):
         assert nightly.catvec(*command, "--db", login(healthy.url, WRITER)).complaint() == (

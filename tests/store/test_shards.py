@@ -14,8 +14,9 @@ from pipeline.errors import CatalogError, LockedError
 from pipeline.records import BadRow, Embedding, Outcomes
 from pipeline.shard import Shard, parse_shard, share_of
 from pipeline.status import read_status
+from pipeline.store import removal
 from pipeline.store.connect import Session, connect
-from pipeline.store.removal import forget, remove_missing
+from pipeline.store.removal import forget, forget_vectors, remove_missing
 from pipeline.store.runs import begin_run, end_share, is_alone, take_lock
 from pipeline.store.share import IS_OURS, share_values
 from pipeline.store.vectors import write_outcomes
@@ -221,6 +222,48 @@ def test_who_is_alone_stays_so_until_its_transaction_ends(database_url: str, sta
         assert not got.wait(0.3)
     assert got.wait(10)
     comer.join(10)
+
+
+def test_a_shard_that_comes_does_not_wait_while_unused_vectors_are_looked_for(
+    shop: Shop, database_url: str, stack: ExitStack
+) -> None:
+    model = shop.register()
+    vectors = [unit(1, 0, 0, number) for number in range(5)]
+    shop.sync(*(product(f"P{number}", f"{number}.jpg", row=number + 1) for number in range(5)))
+    shop.embed(model, vectors)
+    shop.session.connection().execute("UPDATE catvec_store.images SET content_sha256 = NULL WHERE url <> '0.jpg'")
+    take_lock(shop.session.connection(), "tiny", HALVES[0])
+    mark = "INSERT INTO catvec_store.unused_contents SELECT %s, content_sha256 FROM catvec_store.emb_tiny"
+    other = stack.enter_context(connect(database_url))
+    looking = threading.Thread(target=forget_vectors, args=(shop.session, model, ALWAYS))
+    with other.transaction():
+        other.execute(mark, (model.model_id,))  # uncommitted: who marks the same waits for it
+        looking.start()
+        while other.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone() == (0,):
+            time.sleep(0.01)
+        comer = stack.enter_context(connect(database_url))
+        comer.execute("SET lock_timeout = '3s'")
+        take_lock(comer, "tiny", HALVES[1])
+    looking.join(10)
+    assert shop.one("SELECT count(*) FROM catvec_store.emb_tiny") == 5  # another run is going on
+    end(database_url, comer)
+
+    forget_vectors(shop.session, model, ALWAYS)
+
+    assert shop.one("SELECT count(*) FROM catvec_store.emb_tiny") == 1
+
+
+def test_unused_vectors_are_forgotten_some_at_a_time(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(removal, "FORGET_ROWS", 2)
+    model = shop.register()
+    shop.sync(*(product(f"P{number}", f"{number}.jpg", row=number + 1) for number in range(6)))
+    shop.embed(model, [unit(1, 0, 0, number) for number in range(6)])
+    shop.session.connection().execute("UPDATE catvec_store.images SET content_sha256 = NULL WHERE url <> '0.jpg'")
+
+    forget_vectors(shop.session, model, ALWAYS)
+
+    assert shop.one("SELECT count(*) FROM catvec_store.emb_tiny") == 1
+    assert shop.one("SELECT count(*) FROM catvec_store.unused_contents") == 0
 
 
 # ---- the steps of a run, each on its share

@@ -18,7 +18,7 @@ from pipeline.engine.channel import Aborted
 from pipeline.engine.stop import Stop
 from pipeline.progress import Progress
 from pipeline.records import Content, Embedding, Failure, ImageRef
-from tests.unit.test_engine import Numbered, Workshop, engine_threads, forever, pages, wait_until
+from tests.fixtures.workshop import Numbered, Workshop, engine_threads, forever, pages, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import multiprocessing
 import tracemalloc
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +16,16 @@ import numpy as np
 import pytest
 
 pytest.importorskip("pyarrow", reason="needs the extra: pip install 'catvec[parquet]'")
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.bundle import parts as bundle_parts
 from pipeline.bundle.catalog import image_key, read_images, read_rows, write_catalog
 from pipeline.bundle.folder import Bundle, claimed, find_manifest, open_bundle, write_manifest
-from pipeline.bundle.format import BundleModel, Manifest
+from pipeline.bundle.format import BundleModel, Manifest, digest_of, file_name
 from pipeline.bundle.merge import contains
 from pipeline.bundle.parts import PartWriter, read_contents, read_part
-from pipeline.errors import BundleError, CatalogError, ConfigError, LockedError, ModelError
+from pipeline.errors import BundleError, CatalogError, CatvecError, ConfigError, LockedError, ModelError
 from pipeline.records import BadRow, Content, Deletion, Embedding, Failure, ImageRef, Outcomes
 from tests.fixtures.store import PREPROCESS, product, unit
 
@@ -35,9 +38,10 @@ AT = datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC)
 
 def manifest(*, catalog: str = "default", **model: Any) -> Manifest:
     known = {"name": "tiny", "source": "folder", "revision": "sha256:1", "fingerprint": "print", "dims": 4}
+    known |= {"has_text": True, "location": "/models/tiny", "preprocess": PREPROCESS}
     return Manifest(
         catalog=catalog,
-        model=BundleModel(**{**known, **model}, has_text=True, location="/models/tiny", preprocess=PREPROCESS),
+        model=BundleModel(**{**known, **model}),
     )
 
 
@@ -136,6 +140,24 @@ def test_a_part_is_finished_when_its_urls_are_long(bundle: Bundle, monkeypatch: 
     assert [len(read_part(bundle, path).images) for path in bundle.parts()] == [3, 3, 1]
 
 
+def test_a_picture_stays_when_its_image_fails_later_and_both_are_said(bundle: Bundle) -> None:
+    both = embedding(1), AT, failure(1), AT + timedelta(days=1)
+    write(bundle, embedding(1))
+    for _ in range(2):
+        writer = PartWriter(bundle, read_contents(bundle))
+        writer.add_failing(*both)
+        writer.close()
+
+    contents = read_contents(bundle)
+
+    parts = [read_part(bundle, path) for path in bundle.parts()]
+    assert [[row[0] for row in contents.latest(part.images)] for part in parts] == [["P1"], ["P1"]]
+    assert (len(contents.shown), list(contents.failed.values()), contents.failed_bare()) == (1, ["http_404"], 0)
+    write(bundle, embedding(1))  # it is back: that is a row, without its vector
+    assert read_contents(bundle).failed == {}
+    assert read_part(bundle, bundle.parts()[-1]).hashes == ()
+
+
 # ---- damage
 
 
@@ -196,6 +218,87 @@ def test_a_vector_that_is_none_is_refused(bundle: Bundle, vector: list[float]) -
         read_part(bundle, bundle.parts()[0])
 
 
+def rewritten(bundle: Bundle, **values: Any) -> Path:
+    """The bundle's only part with these values in its first row; its name fits its bytes."""
+    [path] = bundle.parts()
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    rows[0] |= values
+    data = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), data)
+    path.unlink()
+    path = path.with_name(file_name("part", 1, digest_of(data.getvalue())))
+    path.write_bytes(data.getvalue())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"url": "a\0b"}, "a NUL character in url"),
+        ({"mime": "image/\0"}, "a NUL character in mime"),
+        ({"content_sha256": b"short"}, "a content_sha256 that has not 32 bytes"),
+        (
+            {"outcome": "reused", "embedding": None, "content_sha256": b"short"},
+            "a content_sha256 that has not 32 bytes",
+        ),
+        ({"outcome": "reused", "embedding": None, "content_sha256": None}, "a content_sha256 that has not 32 bytes"),
+        ({"outcome": "failed", "embedding": None}, "a content_sha256 that has not 32 bytes"),
+    ],
+)
+def test_what_no_database_takes_is_named_with_its_part(bundle: Bundle, values: Any, problem: str) -> None:
+    write(bundle, embedding(1), embedding(2))
+    path = rewritten(bundle, **values)
+
+    with pytest.raises(BundleError) as caught:
+        read_part(bundle, path)
+
+    assert caught.value.message == f"part {str(path)!r} holds {problem}"
+    assert "remove the part" in str(caught.value.hint)
+
+
+def test_a_part_without_a_column_is_named(bundle: Bundle) -> None:
+    write(bundle, embedding(1))
+    [path] = bundle.parts()
+    data = io.BytesIO()
+    pq.write_table(pq.read_table(path).drop_columns(["mime"]), data)
+    path.unlink()
+    path = path.with_name(file_name("part", 1, digest_of(data.getvalue())))
+    path.write_bytes(data.getvalue())
+
+    with pytest.raises(BundleError, match="has column 'mime' of type none, expected string"):
+        read_part(bundle, path)
+
+
+@pytest.mark.parametrize("change", [{"dims": 33}, {"name": "other"}, {"has_text": False}, {"preprocess": None}])
+def test_an_edited_manifest_is_found_by_any_file_and_the_hint_says_so(bundle: Bundle, change: dict[str, Any]) -> None:
+    write_catalog(bundle, [product("P1", "a.jpg")], max_remove_rate=0.1)
+    write(bundle, embedding(1))
+    if "preprocess" in change:
+        change = {"preprocess": replace(PREPROCESS, mean=(0.0, 0.0, 0.0))}
+    edited = write_manifest(bundle.folder, manifest(**change))
+
+    with pytest.raises(CatvecError) as caught:
+        edited.check()
+
+    assert isinstance(caught.value, ModelError | BundleError)
+    assert str(caught.value.hint).startswith("bundle.json was edited, or comes from another bundle: put the one back")
+
+
+def test_a_file_of_another_bundle_is_to_be_moved_out(bundle: Bundle, tmp_path: Path) -> None:
+    write_catalog(bundle, [product("P1", "a.jpg")], max_remove_rate=0.1)
+    with claimed(tmp_path / "other") as folder:
+        strange = write_manifest(folder, manifest(revision="sha256:2"))
+        write(strange, embedding(1))
+    [path] = strange.parts()
+    path.rename(bundle.folder / "parts" / path.name)
+
+    with pytest.raises(ModelError) as caught:
+        bundle.check()
+
+    assert str(caught.value.hint).startswith("move it out of the bundle")
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', '{"format": 1, "catalog": "a", "model": {}}'])
 def test_a_damaged_manifest_is_named_with_its_cure(bundle: Bundle, text: str) -> None:
     path = bundle.folder / "bundle.json"
@@ -243,6 +346,19 @@ def test_what_a_killed_process_left_is_cleared_away(bundle: Bundle, tmp_path: Pa
 
     with claimed(other):
         assert sorted(path.name for path in other.rglob("*")) == [".lock", "parts"]
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_bundle_that_does_not_come_to_be_leaves_nothing(tmp_path: Path, is_there: bool) -> None:
+    folder = tmp_path / "bundle"
+    if is_there:
+        folder.mkdir()
+
+    with pytest.raises(ModelError), claimed(folder):
+        raise ModelError("no such model")
+
+    assert folder.exists() == is_there
+    assert not is_there or not list(folder.iterdir())
 
 
 def _claim(folder: Path, answer: Any) -> None:

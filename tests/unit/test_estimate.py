@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from pipeline.commands.estimate import size
+from pipeline.commands.estimate import _limit, size
 from pipeline.errors import ConfigError, ModelError
-from pipeline.estimate import Range, StageEstimate, _read_bench, _slowest, mean_range, seconds_an_image
+from pipeline.estimate import Range, StageEstimate, _slowest, mean_range, seconds_an_image
 from pipeline.models.preprocess import clip_preprocess
 from pipeline.models.shape import find_shape
 from pipeline.settings import EstimateSettings, ModelSettings
+from pipeline.stated import StatedRate, check_dims, find_stated
 
 
 def test_the_range_holds_the_true_mean_in_nine_of_ten_samples() -> None:
@@ -82,30 +86,76 @@ def test_other_models_are_read_from_their_files(tiny_clip: Path) -> None:
     assert (found.preprocess, found.dims) == (clip_preprocess(64), 32)
 
 
-def test_a_bench_says_what_its_device_encodes(tmp_path: Path) -> None:
+def bench_file(tmp_path: Path, *, images_per_s: Any = 812.5, **conditions: Any) -> Path:
+    known = {"model": "vit_l_14", "dims": 768, "device": "cuda:0", "precision": "bf16", "batch_size": 256}
     path = tmp_path / "bench.json"
-    path.write_text('measuring …\n{"forward": {"images_per_s": 812.5}}\n')
-    assert _read_bench(path) == 812.5
+    found = {"conditions": known | conditions, "forward": {"images_per_s": images_per_s}}
+    path.write_text(f"measuring …\n{json.dumps(found)}\n")
+    return path
+
+
+def stated(path: Path, **model: Any) -> StatedRate | None:
+    return find_stated(EstimateSettings(bench=path), ModelSettings(**{"model": "vit-l-14", **model}))
+
+
+def test_a_bench_says_what_its_device_encodes(tmp_path: Path) -> None:
+    found = stated(bench_file(tmp_path), model_name="mine", precision="bf16")
+
+    assert found == StatedRate(images_per_s=812.5, source="from bench.json: cuda:0, bf16", device="cuda:0", dims=768)
+    check_dims(found, 768)
+    check_dims(found, None)
+    with pytest.raises(ConfigError, match="--bench is of a model of 768 dimensions, the plan's has 512"):
+        check_dims(found, 512)
+    assert stated(bench_file(tmp_path, model="mine"), model_name="mine") == found
+
+
+def test_a_bench_of_another_model_is_refused(tmp_path: Path) -> None:
+    path = bench_file(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        stated(path, model="vit-b-32")
+    assert caught.value.message == f"--bench {str(path)!r} was measured with model vit_l_14, expected vit_b_32"
+    assert caught.value.hint == (
+        "measure with the same --model and --precision there; or, if it is as fast, state it: --images-per-s 812.5"
+    )
+    with pytest.raises(ConfigError, match="was measured in bf16, --precision is 'fp32'"):
+        stated(path, precision="fp32")
+
+
+@pytest.mark.parametrize("rate", [None, 0, -1, "fast"])
+def test_a_bench_without_a_rate_is_named(tmp_path: Path, rate: Any) -> None:
+    with pytest.raises(ConfigError, match=r"has no forward\.images_per_s and conditions, which"):
+        stated(bench_file(tmp_path, images_per_s=rate))
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"forward": {"images_per_s": null}}', '{"forward": {"images_per_s": 0}}']
+    "text", ["", "[]", "{}", '{"forward": {"images_per_s": 5}}', '{"forward": 5, "conditions": 5}']
 )
 def test_what_is_no_bench_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "bench.json"
     path.write_text(text)
 
     with pytest.raises(ConfigError) as caught:
-        _read_bench(path)
+        stated(path)
 
-    assert (
-        caught.value.message == f"--bench {str(path)!r} has no forward.images_per_s, which catvec bench --json prints"
+    assert caught.value.message == (
+        f"--bench {str(path)!r} has no forward.images_per_s and conditions, which catvec bench --json prints"
     )
 
 
 def test_a_bench_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--bench '.*' cannot be read: No such file or directory"):
-        _read_bench(tmp_path / "none.json")
+        stated(tmp_path / "none.json")
+
+
+def test_of_stages_that_share_the_cores_the_larger_one_is_named() -> None:
+    def words(decode_s: float, encode_s: float, limited_by: str = "decode and encode") -> str:
+        decode, encode = (stage(seconds, seconds, seconds) for seconds in (decode_s, encode_s))
+        return _limit(SimpleNamespace(limited_by=limited_by, decode=decode, encode=encode))  # type: ignore[arg-type]
+
+    assert words(0.3, 25) == "encode limits, with decode on the same cores"
+    assert words(25, 0.3) == "decode limits, with encode on the same cores"
+    assert words(10, 25) == "decode and encode limit, on the same cores"
+    assert words(0.3, 25, "fetch") == "fetch limits"
 
 
 def test_contradictions_are_refused() -> None:

@@ -17,7 +17,7 @@ from importlib import metadata
 from tests.unit.sources import ROOT, Import, Source, imports, sources
 
 OWN = ("cli", "migrations", "pipeline")
-BASE = ("errors", "records", "settings", "progress", "durations", "files", "timeline", "shard", "pace")
+BASE = ("errors", "records", "settings", "progress", "durations", "files", "timeline", "shard", "pace", "means")
 ROOMS = ("catalog", "images", "models", "store", "engine", "bundle")
 LAYERS = ("base", "room", "use case", "commands", "cli")
 
@@ -45,6 +45,7 @@ OWNERS = {
     "transformers": ("models", "train"),
     "typer": ("commands", "cli"),
     "uvloop": ("engine",),
+    "yaml": ("labels",),
     "yarl": ("images",),
 }
 """which rooms may import a library; a library that is not here may be imported everywhere"""

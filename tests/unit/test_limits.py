@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from pipeline.limits import Circumstances, explain, in_brief, limiting, name_lim
 from pipeline.progress import Progress, Snapshot, StageTimes
 from pipeline.records import StageLoad
 from pipeline.settings import CatalogSettings, DecodeSettings, FetchSettings, RunSettings
-from tests.unit.test_engine import Numbered, Workshop, pages
+from tests.fixtures.workshop import Device, Numbered, Workshop, pages
 
 
 def loads(**busy: float) -> list[StageLoad]:
@@ -94,6 +95,7 @@ def test_decoding_limits() -> None:
         "time; try more cores, or smaller pictures from the server",
         None,
     )
+    assert said({"decode": 0.97}, hosts=0)[1].endswith("; try more cores, or smaller pictures")
     assert said({"decode": 0.97}, cores=16)[2] == "--decode-threads 16"
     whole = settings(decode=DecodeSettings(reduced=False))
     assert said({"decode": 0.97}, settings=whole)[2] == "--reduced"
@@ -112,6 +114,18 @@ def test_the_model_limits() -> None:
         "what would help: a faster or a second device, a smaller model or --precision bf16 where the hardware "
         "computes in it"
     )
+
+
+def test_copying_to_the_device_is_mentioned_where_it_takes_long() -> None:
+    assert said({"encode": 0.96, "copy": 0.48}, device="cuda") == (
+        "encode",
+        "the model on cuda limits, as it should: it was busy 96% of the time, 50% of that with copying pictures to "
+        "it; what would help: a faster or a second device or a smaller model",
+        None,
+    )
+    # as part of another stage it is never the busiest
+    assert limiting(loads(encode=0.9, copy=0.9)) == loads(encode=0.9)[5]
+    assert said({"encode": 0.5, "copy": 0.5})[1].startswith("no stage limits by itself: the busiest, model,")
 
 
 def test_the_database_limits() -> None:
@@ -141,10 +155,11 @@ def test_when_none_is_busy_throughout_none_is_blamed() -> None:
 )
 def test_what_was_too_short_says_nothing(seconds: float, images: int, is_said: bool) -> None:
     times = StageTimes(stage="encode", workers=1, seconds=seconds, busy_s=0.9 * seconds, starved_s=0.0, blocked_s=0.0)
+    copies = replace(times, stage="copy", busy_s=0.0)
     counters: dict[str, Any] = dict.fromkeys(("reused", "failed", "checked", "changed"), 0)
     snapshot = Snapshot(
         phase="", total=1000 + images, unchanged=1000, untouched=1000, embedded=images, failures_by_code={},
-        stage_seconds={}, seconds=seconds, work_seconds=seconds, stage_times=(times,), **counters,
+        stage_seconds={}, seconds=seconds, work_seconds=seconds, stage_times=(copies, times), **counters,
     )  # fmt: skip
 
     assert (name_limit(snapshot, circumstances()) is not None) is is_said
@@ -222,6 +237,15 @@ def test_a_slow_device_is_seen() -> None:
 
     assert limiting(list(found.values())) == found["encode"]
     assert found["decode"].blocked > 0.4
+    assert found["copy"].busy == 0
+
+
+def test_copying_to_a_device_is_told_apart() -> None:
+    shop = Workshop(Numbered(), on_encode=lambda: time.sleep(0.05))
+    found = measured(shop, 200, devices=[Device(shop, "cuda:0", 8, threads=2, copy_s=0.02)])
+
+    assert (found["copy"].workers, found["encode"].workers) == (2, 2)
+    assert found["copy"].busy == pytest.approx(0.4 * found["encode"].busy, rel=0.3)
 
 
 def test_a_slow_database_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

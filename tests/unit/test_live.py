@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pipeline.commands.live import _counters, _line
+from pipeline.commands.live import _counters, _line, _waiting
 from pipeline.pace import Outlook
 from pipeline.progress import Progress, Steps
 
@@ -22,6 +22,17 @@ def test_the_line_says_what_is_left_and_what_it_costs() -> None:
     assert _line(NOW, replace(UNKNOWN, cost=0.5)) == f"{line}, cost 0.50"
     outlook = Outlook(left_s=90.0, cost=0.5, expected_cost=1.25)
     assert _line(NOW, outlook) == f"{line}, about 1 min 30 s left, cost 0.50 of about 1.25"
+
+
+def test_it_says_that_the_database_is_waited_for() -> None:
+    progress = Progress()
+    assert _waiting(progress.snapshot()) == ""
+    progress.find_away = lambda: 12.34
+
+    now = progress.snapshot()
+
+    assert _waiting(now) == "waiting for the database for 12 s"
+    assert _counters(now, UNKNOWN)["database_away_s"] == 12.3
 
 
 def test_the_line_of_an_index_has_the_cost_too() -> None:

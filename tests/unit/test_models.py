@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,8 @@ import pytest
 
 from benchmarks.random_model import draw_photos
 from pipeline.errors import DeviceLostError, ModelError
-from pipeline.models.device import choose_placements
-from pipeline.models.encoder import Encoder, load_encoder
+from pipeline.models.device import Placement, choose_placements, count_beside
+from pipeline.models.encoder import Encoder, Normalizer, load_encoder
 from pipeline.models.self_test import self_test
 from pipeline.models.source import find_model
 from pipeline.settings import ModelSettings
@@ -83,6 +84,19 @@ def test_a_row_without_a_usable_vector_is_nan_and_the_others_are_not(tiny_clip: 
     np.testing.assert_array_equal(vectors[[0, 3]], good[[0, 3]])
 
 
+def test_copying_is_told_apart_from_the_forward_pass(tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = load(tiny_clip, precision="fp32")
+    normalise = Normalizer.__call__
+    monkeypatch.setattr(Normalizer, "__call__", lambda *arguments: time.sleep(0.05) or normalise(*arguments))
+    encoder._model.visual_projection.register_forward_pre_hook(lambda *_: time.sleep(0.2))
+
+    for _ in range(2):
+        encoder.encode_images(draw_photos(count=2, size=64))
+
+    assert 0.1 <= encoder.take_copy_s() < 0.3
+    assert encoder.take_copy_s() == 0
+
+
 def test_a_batch_that_does_not_fit_into_memory_is_halved(tiny_clip: Path, caplog: pytest.LogCaptureFixture) -> None:
     import torch
 
@@ -103,23 +117,6 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(tiny_clip: Path, caplog
     limit = 0
     with pytest.raises(ModelError, match="one image does not fit into the memory of cpu: CUDA out of memory"):
         encoder.encode_images(pixels)
-
-
-@pytest.fixture
-def narrow(tiny_clip: Path, tmp_path: Path) -> Path:
-    """A model whose numbers are too large for 16 bits when an image is all white."""
-    import torch
-    from transformers import CLIPModel
-
-    model = CLIPModel.from_pretrained(tiny_clip)
-    patches = model.vision_model.embeddings.patch_embedding
-    white = torch.full((1, 3, 64, 64), 2.0)  # what white is after the normalisation, about
-    with torch.no_grad():
-        patches.weight *= 4 * torch.finfo(torch.float16).max / patches(white).abs().max()
-    folder = tmp_path / "narrow"
-    shutil.copytree(tiny_clip, folder)
-    model.save_pretrained(folder)
-    return folder
 
 
 def test_what_half_precision_cannot_hold_is_encoded_in_fp32(narrow: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -439,3 +436,11 @@ def test_loading_prints_nothing_and_leaves_transformers_settings_alone(
     encoder.encode_texts(["long " * 200])
     assert capfd.readouterr() == ("", "")
     assert (transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()) == before
+
+
+@pytest.mark.parametrize(
+    ("devices", "count"),
+    [(["cuda:0", "cuda:1"], 2), (["cuda"], 1), (["cpu", "cpu"], 1), (["cuda:0", "cpu", "cuda:2"], 2), (["mps"], 1)],
+)
+def test_devices_of_a_kind_add_up_but_copies_on_the_cpu_do_not(devices: list[str], count: int) -> None:
+    assert count_beside([Placement(device=device, precision="fp32", batch_size=8) for device in devices]) == count

@@ -202,11 +202,11 @@ def test_a_device_that_is_not_here_names_the_cure() -> None:
 
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device here")
-    with pytest.raises(ModelError, match="--device is 'cuda:1', but torch finds no CUDA device") as caught:
+    with pytest.raises(ConfigError, match="--device is 'cuda:1', but torch finds no CUDA device") as caught:
         device.choose_device("cuda:1")
     assert "--device auto" in str(caught.value.hint) or "nvidia-smi" in str(caught.value.hint)
     if not torch.backends.mps.is_available():
-        with pytest.raises(ModelError, match="--device is 'mps', but torch finds no Apple GPU"):
+        with pytest.raises(ConfigError, match="--device is 'mps', but torch finds no Apple GPU"):
             device.choose_device("mps")
 
 

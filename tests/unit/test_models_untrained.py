@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import CLIPVisionModelWithProjection
 
-from pipeline.errors import ModelError
+from pipeline.errors import ConfigError
 from pipeline.models import untrained
 from pipeline.models.encoder import load_encoder
 from pipeline.models.registry import ALIASES
@@ -53,7 +53,7 @@ def test_an_untrained_model_encodes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_other_models_and_places_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError) as caught:
+    with pytest.raises(ConfigError) as caught:
         write_untrained_model(tmp_path, "vit-h-14")
     assert caught.value.message == (
         "there are no random weights for model 'vit-h-14', expected vit-b-32, vit-b-16, vit-l-14, vit-l-14-336"

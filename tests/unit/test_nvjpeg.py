@@ -13,16 +13,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.bundling import describe
+from pipeline.encoding import Destination, make_stages
 from pipeline.errors import ConfigError, DecodeError
 from pipeline.images.decode import ORIENTATION_TAG, decode_pixels
 from pipeline.images.decoder import choose_decoder
 from pipeline.images.nvjpeg import DecodeJpegs, NvJpegDecoder, can_resize, open_nvjpeg
+from pipeline.on_demand import ModelOnDemand
+from pipeline.progress import Progress
 from pipeline.records import Content, Decoded, Fetched, ImageRef
-from pipeline.settings import DecodeSettings
+from pipeline.settings import CatalogSettings, DecodeSettings, ModelSettings, RunSettings
 from tests.unit.test_decode import FULL, drawing, encoded, photo, spec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     import torch
     from numpy.typing import NDArray
@@ -131,6 +136,23 @@ def test_a_bad_file_takes_nothing_from_the_others(decode_jpegs: DecodeJpegs) -> 
         assert (error.code, error.message) == (pillows.value.code, pillows.value.message)
 
 
+def test_a_call_decodes_so_many_pixels_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.images.nvjpeg.BATCH_PIXELS", 10_000)
+    sizes = [(60, 50), (60, 50), (100, 50), (60, 50), (200, 100), (10, 10), (60, 50)]
+    files = [encoded(photo(width, height), "JPEG") for width, height in sizes]
+    calls: list[int] = []
+
+    def decode_counting(some: Sequence[bytes]) -> list[torch.Tensor]:
+        calls.append(len(some))
+        return decode_by_pillow(some)
+
+    found = decode_all(decode_counting, [*files[:3], b"<html>", *files[3:]], spec())
+
+    assert calls == [2, 2, 1, 2]  # 6,000 pixels; 8,000; one of 20,000; 3,100
+    assert [type(one).__name__ for one in found] == ["Decoded"] * 3 + ["DecodeError"] + ["Decoded"] * 4
+    assert [(one.width, one.height) for one in found if isinstance(one, Decoded)] == sizes
+
+
 def test_too_many_pixels_are_refused_before_they_are_decoded(decode_jpegs: DecodeJpegs) -> None:
     data = encoded(photo(300, 200), "JPEG")
     [found] = decode_all(decode_jpegs, [data], spec(), DecodeSettings(max_pixels=59_999))
@@ -172,6 +194,34 @@ def test_with_cuda_nvjpeg_decodes() -> None:
     assert choose_decoder(DecodeSettings(), spec(), ["cuda"]).name == "nvjpeg"
     assert choose_decoder(DecodeSettings(decoder="pillow"), spec(), ["cuda"]).name == "pillow"
     assert choose_decoder(DecodeSettings(), spec(edge=32, height=48, width=48), ["cuda"]).name == "pillow"
+
+
+def test_a_model_that_is_loaded_late_has_the_decoder_of_its_device(
+    tmp_path: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no CUDA device here, so it is said that there is one, and Pillow decodes in the place of nvJPEG."""
+    settings = RunSettings(
+        catalog=CatalogSettings(uri="-"), model=ModelSettings(model=str(tiny_clip), model_name="tiny"), home=tmp_path
+    )
+    first = ModelOnDemand(settings, None, Progress())
+    model = describe(first.spec, str(tiny_clip))
+    late = ModelOnDemand(settings, model, Progress())
+    asked: list[str] = []
+
+    def find(device: str) -> DecodeJpegs:
+        asked.append(device)
+        return decode_by_pillow
+
+    monkeypatch.setattr("pipeline.images.nvjpeg.open_nvjpeg", find)
+    monkeypatch.setattr("pipeline.models.device.choose_device", lambda _: "cuda")
+    monkeypatch.setattr("pipeline.models.device.choose_precision", lambda *_: "bf16")
+    stages = make_stages(settings, late, Destination(find_known=set, write=lambda outcomes: outcomes))
+    assert (stages.decode_at_once(), asked) == (1, [])  # torch is not asked before there is a file
+
+    [found] = stages.decode([fetched(encoded(photo(60, 50), "JPEG"))])
+
+    assert isinstance(found, Decoded)
+    assert (asked, late.loaded, stages.decode_at_once() > 1) == (["cuda"], [], True)
 
 
 def test_what_the_device_has_no_memory_for_is_left_to_pillow(monkeypatch: pytest.MonkeyPatch) -> None:

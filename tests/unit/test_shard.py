@@ -64,6 +64,14 @@ def test_what_is_no_shard_is_refused(text: str) -> None:
     assert caught.value.message.startswith(f"--shard is {text!r}, expected ")
 
 
+def test_the_most_shards_are_named() -> None:
+    assert parse_shard("9999/9999").count == 9999
+    for text in ("1/10000", "1/1000000"):
+        with pytest.raises(ConfigError) as caught:
+            parse_shard(text)
+        assert caught.value.message == f"--shard is {text!r}, expected at most 9,999 shards"
+
+
 def test_the_hint_says_which_shards_there_are() -> None:
     assert [_hint("0/4"), _hint("9/8"), _hint("0/0")] == [
         "the shards of 4 are 1/4, 2/4, 3/4, 4/4",

@@ -1,0 +1,103 @@
+"""Temperatures: how much to trust a judge's probabilities, found on products whose label is known.
+
+Guo et al. 2017, "On Calibration of Modern Neural Networks": one number per attribute divides all logits, so the most
+probable label stays the same, and only how probable it is changes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.judging import to_probabilities
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pipeline.judging import Judge
+
+BINS = 15
+"""of confidence, as in the paper"""
+LOWEST, HIGHEST = 0.01, 100.0
+"""temperatures that are looked at; where every answer is right or wrong, the best one is 0 or infinite"""
+HALVINGS = 40
+"""of the range in which the best temperature lies: to a part in 10^11"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """What a temperature does, on products that it was not fitted on.
+
+    `accuracy` is of the most probable label. `ece_before` (by the judge's own temperature of 1) and `ece_after` are
+    expected calibration errors: by how much confidence and accuracy differ on average, 0 to 1. `truth` is the
+    attribute of the catalog, `left_out` are products whose value there is none of the labels.
+    """
+
+    attribute: str
+    truth: str
+    products: int
+    left_out: int
+    accuracy: float
+    temperature: float
+    ece_before: float
+    ece_after: float
+
+
+def calibrate(
+    judge: Judge, vectors: NDArray[np.float32], truth: NDArray[np.int64], *, name: str, left_out: int
+) -> Calibration:
+    """Fit a temperature on unit vectors [N, D] and the numbers [N] of their labels; N at least 2.
+
+    The errors are measured crosswise: each half by the temperature of the other.
+    """
+    logits = judge.logits(vectors).astype(np.float64)
+    # not by their order: ids may be in that of a label
+    halves = np.random.default_rng(0).permutation(len(truth)) % 2
+    before = to_probabilities(logits, is_exclusive=judge.is_exclusive)
+    after = np.empty_like(before)
+    for half in (0, 1):
+        temperature = fit_temperature(logits[halves != half], truth[halves != half], is_exclusive=judge.is_exclusive)
+        after[halves == half] = to_probabilities(
+            logits[halves == half] / temperature, is_exclusive=judge.is_exclusive
+        )
+    return Calibration(
+        attribute=judge.attribute,
+        truth=name,
+        products=len(truth),
+        left_out=left_out,
+        accuracy=float((logits.argmax(axis=1) == truth).mean()),
+        temperature=fit_temperature(logits, truth, is_exclusive=judge.is_exclusive),
+        ece_before=expected_error(before, truth),
+        ece_after=expected_error(after, truth),
+    )
+
+
+def fit_temperature(logits: NDArray[np.float64], truth: NDArray[np.int64], *, is_exclusive: bool) -> float:
+    """The temperature that makes the truth most likely (least negative log-likelihood), within LOWEST and HIGHEST."""
+    low, high = np.log(1 / HIGHEST), np.log(1 / LOWEST)
+    # the likelihood is concave in 1 / temperature, so its slope changes sign once
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        if _slope(logits, truth, np.exp(middle), is_exclusive=is_exclusive) > 0:
+            low = middle
+        else:
+            high = middle
+    return float(np.exp(-(low + high) / 2))
+
+
+def _slope(logits: NDArray[np.float64], truth: NDArray[np.int64], sharpness: float, *, is_exclusive: bool) -> float:
+    """Of the log-likelihood, by 1 / temperature."""
+    probabilities = to_probabilities(logits * sharpness, is_exclusive=is_exclusive)
+    right = logits[np.arange(len(truth)), truth]
+    return float((right - (probabilities * logits).sum(axis=1)).mean())
+
+
+def expected_error(probabilities: NDArray[np.floating], truth: NDArray[np.int64]) -> float:
+    """The expected calibration error of the most probable label, in BINS bins of equal width."""
+    confidence = probabilities.max(axis=1)
+    is_right = probabilities.argmax(axis=1) == truth
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    gaps = np.bincount(bins, weights=is_right - confidence, minlength=BINS)
+    return float(np.abs(gaps).sum() / len(truth))

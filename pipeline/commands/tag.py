@@ -1,0 +1,142 @@
+"""catvec tag."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from json import dumps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.commands.options import (
+    Database,
+    Device,
+    Home,
+    Json,
+    ModelName,
+    Precision,
+    Weights,
+    open_database,
+    place_of,
+)
+from pipeline.commands.terminal import print_json, print_table, say
+from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pipeline.calibration import Calibration
+    from pipeline.tag import Tagging
+
+Source = Annotated[
+    Path | None,
+    typer.Argument(metavar="LABELS", help="YAML or JSON file of attributes and labels, or a head from catvec train"),
+]
+Calibrate = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--calibrate",
+        metavar="ATTRIBUTE[=NAME]",
+        help="fit how far probabilities of this attribute are trusted, on products that have it, or NAME, in the "
+        "catalog; may be given several times",
+    ),
+]
+Drop = Annotated[
+    list[str] | None,
+    typer.Option("--drop", metavar="ATTRIBUTE", help="forget an attribute and its tags; may be given several times"),
+]
+
+
+def tag(
+    source: Source = None,
+    calibrate: Calibrate = None,
+    drop: Drop = None,
+    model: ModelName = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    json: Json = False,
+    db: Database = None,
+    home: Home = None,
+) -> None:
+    """Give products labels (colour, pattern, season …) by their pictures, for the view catvec.product_tags."""
+    from tqdm import tqdm
+
+    from pipeline.search import EncoderChoice
+    from pipeline.tag import drop as drop_attributes
+    from pipeline.tag import tag as tag_products
+
+    if (source is None) == (not drop):
+        raise ConfigError("give either LABELS or --drop ATTRIBUTE", hint="for example: catvec tag labels.yaml")
+    if source is None:
+        with open_database(db, home) as url:
+            under = drop_attributes(url, drop or [], model)
+        say(f"forgotten under model {under}: {', '.join(drop or [])}")
+        return
+    choice = EncoderChoice(model=model, weights=weights, device=device, precision=precision)
+    with (
+        open_database(db, home) as url,
+        tqdm(unit=" products", dynamic_ncols=True, leave=False, disable=not sys.stderr.isatty()) as bar,
+    ):
+
+        def report(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        tagging = tag_products(url, source, choice, calibrate=parse_calibrate(calibrate or []), report=report)
+    if json:
+        print_json(tagging)
+    else:
+        print_table(("attribute", "label", "products", "share"), _rows(tagging), right=(2, 3))
+    _say(tagging, place_of(db, home))
+
+
+def parse_calibrate(texts: list[str]) -> dict[str, str]:
+    """ATTRIBUTE=NAME, or ATTRIBUTE for ATTRIBUTE=ATTRIBUTE. Raises ConfigError."""
+    found: dict[str, str] = {}
+    for text in texts:
+        attribute, _, name = text.partition("=")
+        if not attribute or ("=" in text and not name):
+            raise ConfigError(f"--calibrate is {text!r}, expected ATTRIBUTE or ATTRIBUTE=NAME")
+        if attribute in found:
+            raise ConfigError(f"--calibrate names {attribute!r} twice", hint="leave one of them out")
+        found[attribute] = name or attribute
+    return found
+
+
+def _rows(tagging: Tagging) -> Iterator[tuple[str, str, int, str]]:
+    for tagged in tagging.attributes:
+        for label, products in tagged.products_by_label.items():
+            yield tagged.attribute, label, products, f"{products / max(1, tagging.products):.1%}"
+
+
+def _say(tagging: Tagging, place: str) -> None:
+    from pipeline.labels import UNKNOWN
+
+    for calibration in tagging.calibrations:
+        say(_calibrated(calibration))
+    names = ", ".join(tagged.attribute for tagged in tagging.attributes)
+    rate = f" ({tagging.products_per_s:,.0f} products/s without loading)" if tagging.tagged else ""
+    say(
+        f"{tagging.products:,} products have {names} under model {tagging.model}: {tagging.tagged:,} judged in "
+        f"{tagging.seconds:,.1f} s{rate}, {tagging.removed:,} removed"
+    )
+    given = [(tagged.attribute, label) for tagged in tagging.attributes for label in tagged.products_by_label]
+    attribute, label = next((pair for pair in given if pair[1] != UNKNOWN), (None, None))
+    if attribute is not None:
+        condition = shlex.quote(dumps({f"tag:{attribute}": label}, ensure_ascii=False))
+        say(f"next: catvec similar PRODUCT_ID --filter {condition}{place}")
+    elif tagging.products:
+        say("next: lower the threshold, or word the labels as captions of these pictures would")
+    else:
+        say("next: catvec run CATALOG, which makes the vectors that tags come from")
+
+
+def _calibrated(found: Calibration) -> str:
+    return (
+        f"{found.attribute}: temperature {found.temperature:.3g} by {found.products:,} products of known "
+        f"{found.truth!r} ({found.left_out:,} have another), {found.accuracy:.1%} of them right; calibration error "
+        f"{found.ece_before:.3f} before, {found.ece_after:.3f} after"
+    )

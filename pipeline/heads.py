@@ -1,0 +1,199 @@
+"""What `catvec train --head` does: a small classifier of one attribute on vectors that are stored already.
+
+Transfer learning on frozen features: the model stays as it is, so this takes a minute where training takes hours, and
+the head fits that model alone.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.calibration import fit_temperature
+from pipeline.errors import ConfigError
+from pipeline.files import check_writable
+from pipeline.judging import Judge
+from pipeline.known import read_known, wilson_interval
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from pipeline.judging import Layer
+    from pipeline.known import Known
+    from pipeline.settings import HeadSettings
+    from pipeline.store.models import StoredModel
+
+PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+"""of which the one is taken that is right most often on products not learned from; the strongest of equals"""
+TEST_SHARE, CHOICE_SHARE = 0.2, 0.2
+"""of the products of each label: to judge the head on, and to choose the penalty by"""
+FEWEST = 5
+"""products of a label, at least: three to learn from, one to choose by, one to judge on"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadReport:
+    """A head and how good it is; its fields are the keys of `catvec train --head … --json`.
+
+    `accuracy` is on `held_out` products that it has not learned from; `low` and `high` are the bounds of its 95 %
+    interval (Wilson's), `baseline` is that of always saying the most frequent label. `products_by_label` are all
+    products of each label, `left_out` those of labels that fewer than 5 products have. Products that show the same
+    images count once.
+    """
+
+    path: str
+    attribute: str
+    model: str
+    products: int
+    left_out: int
+    held_out: int
+    accuracy: float
+    low: float
+    high: float
+    baseline: float
+    accuracy_by_label: Mapping[str, float]
+    products_by_label: Mapping[str, int]
+    l2: float
+    hidden: int | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Split:
+    """Numbers of products: to learn from, to choose the penalty by, to judge on."""
+
+    learn: NDArray[np.int64]
+    choose: NDArray[np.int64]
+    judge: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Fit:
+    """What was learned from a split, with the penalty that was best."""
+
+    split: _Split
+    l2: float
+    layers: tuple[Layer, ...]
+
+
+def train_head(url: str, settings: HeadSettings, *, model: str | None = None) -> HeadReport:
+    """Fit a head of an attribute on the vectors of the named model or the active one, and write its file.
+
+    Raises ConfigError when the catalog has too few labelled products, and CatvecError.
+    """
+    from pipeline.models.head import Head, write_head
+    from pipeline.store.migrate import open_current
+    from pipeline.store.models import choose_model
+
+    began = time.monotonic()
+    path = settings.output or Path(f"{settings.attribute}.safetensors")
+    check_writable(path, "--output")
+    with open_current(url) as session:
+        stored = choose_model(session.connection(), model)
+        known = _require_enough(read_known(session, stored, settings.attribute), settings.attribute, stored)
+    fit = _fit(known, settings)
+    report = _report(known, fit, settings, model=stored.name, path=path, seconds=time.monotonic() - began)
+    write_head(
+        path,
+        Head(
+            attribute=settings.attribute,
+            labels=known.labels,
+            threshold=settings.threshold,
+            source=stored.source,
+            revision=stored.revision,
+            fingerprint=stored.fingerprint,
+            dims=stored.dims,
+            layers=fit.layers,
+            report=asdict(report),
+        ),
+    )
+    return report
+
+
+def _require_enough(known: Known, attribute: str, model: StoredModel) -> Known:
+    """Without the labels that too few have. Raises ConfigError when fewer than two are left."""
+    kept = known.with_labels_of(FEWEST)
+    if len(kept.labels) < 2:
+        raise ConfigError(
+            f"{len(kept.labels)} values of {attribute!r} in the catalog have {FEWEST} products or more with a vector "
+            f"under model {model.name!r}, expected at least 2",
+            hint="category, brand, or the name of an attribute with one text or number for each product: "
+            "SELECT attrs FROM catvec.products",
+        )
+    return kept
+
+
+def _split(truth: NDArray[np.int64], seed: int) -> _Split:
+    """Products of each label, shuffled and cut: at least one to judge on, and one to choose by."""
+    generator = np.random.default_rng(seed)
+    parts: tuple[list[NDArray[np.int64]], ...] = ([], [], [])
+    for label in np.unique(truth):
+        rows = generator.permutation(np.flatnonzero(truth == label))
+        judged, chosen = (max(1, round(share * len(rows))) for share in (TEST_SHARE, CHOICE_SHARE))
+        for part, some in zip(parts, np.split(rows, [len(rows) - judged - chosen, len(rows) - judged]), strict=True):
+            part.append(some)
+    learn, choose, judge = (np.concatenate(part) for part in parts)
+    return _Split(learn=learn, choose=choose, judge=judge)
+
+
+def _fit(known: Known, settings: HeadSettings) -> _Fit:
+    """The layers that are best, with probabilities that can be trusted."""
+    split = _split(known.truth, settings.seed)
+    tried = {l2: _fit_on(known, split.learn, settings, l2) for l2 in PENALTIES}
+    truth = known.truth[split.choose]
+    logits = {l2: _judge(layers, known.labels).logits(known.vectors[split.choose]) for l2, layers in tried.items()}
+    best = max(PENALTIES, key=lambda l2: (logits[l2].argmax(axis=1) == truth).mean())
+    temperature = fit_temperature(logits[best].astype(np.float64), truth, is_exclusive=True)
+    layers = _fit_on(known, np.concatenate([split.learn, split.choose]), settings, best)
+    weights, bias = layers[-1]
+    last = (weights / np.float32(temperature), bias / np.float32(temperature))
+    return _Fit(split=split, l2=best, layers=(*layers[:-1], last))
+
+
+def _fit_on(known: Known, rows: NDArray[np.int64], settings: HeadSettings, l2: float) -> tuple[Layer, ...]:
+    from pipeline.models.probe import fit_layers
+
+    return fit_layers(
+        known.vectors[rows],
+        known.truth[rows],
+        labels=len(known.labels),
+        l2=l2,
+        hidden=settings.hidden,
+        seed=settings.seed,
+    )
+
+
+def _judge(layers: tuple[Layer, ...], labels: tuple[str, ...]) -> Judge:
+    return Judge(attribute="", labels=labels, layers=layers, is_exclusive=True, threshold=0.0)
+
+
+def _report(known: Known, fit: _Fit, settings: HeadSettings, *, model: str, path: Path, seconds: float) -> HeadReport:
+    judged, truth = known.vectors[fit.split.judge], known.truth[fit.split.judge]
+    is_right = _judge(fit.layers, known.labels).logits(judged).argmax(axis=1) == truth
+    low, high = wilson_interval(int(is_right.sum()), len(truth))
+    counts = np.bincount(known.truth, minlength=len(known.labels))
+    return HeadReport(
+        path=str(path),
+        attribute=settings.attribute,
+        model=model,
+        products=len(known.truth),
+        left_out=known.left_out,
+        held_out=len(truth),
+        accuracy=round(float(is_right.mean()), 4),
+        low=low,
+        high=high,
+        baseline=round(float((truth == np.bincount(truth).argmax()).mean()), 4),
+        accuracy_by_label={
+            label: round(float(is_right[truth == number].mean()), 4) for number, label in enumerate(known.labels)
+        },
+        products_by_label={label: int(counts[number]) for number, label in enumerate(known.labels)},
+        l2=fit.l2,
+        hidden=settings.hidden,
+        seconds=round(seconds, 3),
+    )

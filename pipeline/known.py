@@ -1,0 +1,90 @@
+"""Products whose label is known: what the catalog says of them, beside their vectors. To fit on, and to judge by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from pipeline.store.connect import Session
+    from pipeline.store.models import StoredModel
+
+PAGE = 2_000
+"""products whose vectors are read at once"""
+Z = 1.959964
+"""the quantile of a normal distribution that leaves 2.5 % on each side"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Known:
+    """Products in the order of their ids: unit vectors float32 [P, D], and the numbers int64 [P] of their labels.
+
+    Of products that show the same images, one is here. `left_out` have a value that is none of the labels.
+    """
+
+    product_ids: tuple[str, ...]
+    vectors: NDArray[np.float32]
+    truth: NDArray[np.int64]
+    labels: tuple[str, ...]
+    left_out: int
+
+    def with_labels_of(self, fewest: int) -> Known:
+        """Without the labels that fewer products have."""
+        counts = np.bincount(self.truth, minlength=len(self.labels))
+        kept = np.flatnonzero(counts >= fewest)
+        rows = np.flatnonzero(np.isin(self.truth, kept))
+        return Known(
+            product_ids=tuple(self.product_ids[row] for row in rows),
+            vectors=self.vectors[rows],
+            truth=np.searchsorted(kept, self.truth[rows]),
+            labels=tuple(self.labels[label] for label in kept),
+            left_out=self.left_out + len(self.truth) - len(rows),
+        )
+
+
+def read_known(session: Session, model: StoredModel, attribute: str, labels: Sequence[str] | None = None) -> Known:
+    """The products with a vector under the model and a value of the attribute: category, brand, or one of attrs.
+
+    With `labels`, those whose value is one of them, upper and lower case the same; else every value is a label.
+    """
+    from pipeline.store.tags import read_truth, read_vectors
+
+    values = dict(session.run(partial(read_truth, attribute=attribute)))
+    names = tuple(labels) if labels is not None else tuple(sorted(set(values.values())))
+    numbers = {_key(name, labels): number for number, name in enumerate(names)}
+    wanted = {product: numbers[key] for product, value in values.items() if (key := _key(value, labels)) in numbers}
+    ids = list(wanted)
+    pages = [
+        session.run(partial(read_vectors, model=model, product_ids=ids[start : start + PAGE]))
+        for start in range(0, len(ids), PAGE)
+    ]
+    products = [product for page in pages for product in page.product_ids]
+    shown = [contents for page in pages for contents in page.contents]
+    rows = sorted({contents: row for row, contents in reversed(list(enumerate(shown)))}.values())
+    vectors = np.concatenate([np.empty((0, model.dims), dtype=np.float32), *(page.vectors for page in pages)])
+    return Known(
+        product_ids=tuple(products[row] for row in rows),
+        vectors=vectors[rows],
+        truth=np.array([wanted[products[row]] for row in rows], dtype=np.int64),
+        labels=names,
+        left_out=len(values) - len(wanted),
+    )
+
+
+def _key(value: str, labels: Sequence[str] | None) -> str:
+    return value if labels is None else value.strip().casefold()
+
+
+def wilson_interval(right: int, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson 1927), which also holds for few and for all; count at least 1."""
+    share, width = right / count, Z**2 / count
+    centre = (share + width / 2) / (1 + width)
+    reach = (Z / (1 + width)) * (share * (1 - share) / count + width / (4 * count)) ** 0.5
+    return round(centre - reach, 4), round(centre + reach, 4)

@@ -1,0 +1,159 @@
+"""Heads: a linear probe or a small network on stored vectors, judged on products that it has not seen."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from pipeline.errors import ConfigError
+from pipeline.heads import HeadReport, train_head
+from pipeline.known import wilson_interval
+from pipeline.models.head import read_head
+from pipeline.models.probe import fit_layers
+from pipeline.search import EncoderChoice
+from pipeline.settings import HeadSettings
+from pipeline.tag import tag
+from tests.fixtures.store import Shop, model_spec, product
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from pipeline.store.models import StoredModel
+
+DIMS = 8
+
+
+def fill(shop: Shop, label_of: Callable[[np.ndarray], np.ndarray], *, products: int = 300) -> StoredModel:
+    """Products at random places, whose attribute `kind` follows from the place; a tenth says nothing of it."""
+    generator = np.random.default_rng(2)
+    vectors = generator.standard_normal((products, DIMS))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    kinds = label_of(vectors)
+    shop.sync(
+        *(
+            product(f"P{row:03}", f"{row}.jpg", row=row, attrs={} if row % 10 == 0 else {"kind": str(kinds[row])})
+            for row in range(products)
+        )
+    )
+    model = shop.register(model_spec("tiny", dims=DIMS))
+    shop.embed(model, list(vectors))
+    shop.activate(model)
+    return model
+
+
+def train(url: str, folder: Path, **settings: Any) -> HeadReport:
+    return train_head(url, HeadSettings(**{"attribute": "kind", "output": folder / "kind.safetensors"} | settings))
+
+
+def by_largest(vectors: np.ndarray) -> np.ndarray:
+    return np.array(["dress", "bag", "shoe"])[vectors[:, :3].argmax(axis=1)]
+
+
+def by_ring(vectors: np.ndarray) -> np.ndarray:
+    """What no plane can part."""
+    return np.where(np.abs(vectors[:, 0]) < 0.25, "plain", "striped")
+
+
+def test_a_linear_probe_learns_what_planes_can_part_and_tags_with_it(
+    shop: Shop, database_url: str, tmp_path: Path
+) -> None:
+    fill(shop, by_largest)
+
+    report = train(database_url, tmp_path)
+
+    assert (report.attribute, report.model, report.products, report.left_out) == ("kind", "tiny", 270, 0)
+    assert 50 <= report.held_out <= 58
+    assert report.accuracy >= 0.85
+    assert report.low < report.accuracy < report.high
+    assert report.baseline < 0.5
+    assert set(report.accuracy_by_label) == set(report.products_by_label) == {"dress", "bag", "shoe"}
+    tagging = tag(database_url, tmp_path / "kind.safetensors", EncoderChoice(), calibrate={})
+    assert tagging.tagged == 300
+    truth = dict(shop.all("SELECT product_id, attrs ->> 'kind' FROM catvec.products WHERE attrs <> '{}'"))
+    given = dict(shop.all("SELECT product_id, label FROM catvec.product_tags WHERE label <> 'unknown'"))
+    assert np.mean([truth[name] == label for name, label in given.items() if name in truth]) > 0.93
+
+
+def test_a_hidden_layer_learns_what_no_plane_can_part(shop: Shop, database_url: str, tmp_path: Path) -> None:
+    fill(shop, by_ring, products=600)
+
+    linear, hidden = train(database_url, tmp_path), train(database_url, tmp_path, hidden=16)
+
+    assert linear.accuracy < 0.75
+    assert hidden.accuracy > linear.low + 0.15
+    assert len(read_head(tmp_path / "kind.safetensors").layers) == 2
+
+
+def test_the_same_seed_gives_the_same_head(shop: Shop, database_url: str, tmp_path: Path) -> None:
+    fill(shop, by_largest)
+    digests = []
+    for seed in (0, 0, 1):
+        train(database_url, tmp_path, seed=seed)
+        digests.append(read_head(tmp_path / "kind.safetensors").digest)
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_the_file_says_which_model_it_belongs_to_and_how_good_it_is(
+    shop: Shop, database_url: str, tmp_path: Path
+) -> None:
+    model = fill(shop, by_largest)
+    report = train(database_url, tmp_path, threshold=0.7)
+    head = read_head(tmp_path / "kind.safetensors")
+    assert (head.source, head.revision, head.fingerprint, head.dims) == (
+        model.source,
+        model.revision,
+        model.fingerprint,
+        DIMS,
+    )
+    assert (head.attribute, head.labels, head.threshold) == ("kind", ("bag", "dress", "shoe"), 0.7)
+    assert head.report["accuracy"] == report.accuracy
+    json.dumps(head.report)
+
+
+def test_rare_labels_are_left_out_and_too_few_are_refused(shop: Shop, database_url: str, tmp_path: Path) -> None:
+    def with_rare(vectors: np.ndarray) -> np.ndarray:
+        kinds = by_largest(vectors)
+        kinds[1:5] = "hat"
+        return kinds
+
+    fill(shop, with_rare)
+    report = train(database_url, tmp_path)
+    assert report.left_out == 4
+    assert "hat" not in report.products_by_label
+    with pytest.raises(
+        ConfigError, match=r"0 values of 'colour' in the catalog have 5 products or more with a vector"
+    ):
+        train(database_url, tmp_path, attribute="colour")
+
+
+def test_a_folder_that_is_not_there_is_refused_before_any_work(database_url: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--output is '.*', which cannot be written: there is no folder"):
+        train(database_url, tmp_path / "nowhere")
+
+
+def test_the_probe_is_where_the_loss_is_least() -> None:
+    """Its gradient, by hand in float64, is zero."""
+    generator = np.random.default_rng(4)
+    vectors = generator.standard_normal((200, 5)).astype(np.float32)
+    truth = generator.integers(0, 3, 200)
+    mean, deviation = vectors.mean(axis=0), vectors.std(axis=0) + 1e-6
+    [(weights, bias)] = fit_layers(vectors, truth, labels=3, l2=0.01)
+    features = ((vectors - mean) / deviation).astype(np.float64)
+    inner = weights.astype(np.float64) * deviation
+    logits = vectors @ weights.T + bias
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    odds /= odds.sum(axis=1, keepdims=True)
+    wrong = odds - np.eye(3)[truth]
+    np.testing.assert_allclose(wrong.T @ features / 200 + 0.01 * inner, 0, atol=1e-3)
+    np.testing.assert_allclose(wrong.mean(axis=0), 0, atol=1e-3)
+
+
+def test_the_interval_is_wilsons() -> None:
+    """Brown, Cai and DasGupta 2001 print no table; these are of R's prop.test(…, correct = FALSE)."""
+    assert wilson_interval(8, 10) == (0.4902, 0.9433)
+    assert wilson_interval(10, 10) == (0.7225, 1.0)
+    assert wilson_interval(0, 10) == (0.0, 0.2775)

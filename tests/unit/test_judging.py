@@ -1,0 +1,168 @@
+"""Probabilities of labels: against independent formulas, by hand, and calibrated on what is known."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.calibration import calibrate, expected_error, fit_temperature
+from pipeline.judging import Judge, choose_labels, to_probabilities, zero_shot_judge
+from pipeline.labels import Attribute, Label, against_vector, label_vectors
+from pipeline.models.encoder import load_encoder
+from pipeline.models.weights import load_model
+from pipeline.settings import ModelSettings
+from tests.fixtures.store import unit
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipeline.models.encoder import Encoder
+
+
+def judge(rows: list[list[float]], **settings: Any) -> Judge:
+    weights = np.array(rows, dtype=np.float32)
+    settings = {"is_exclusive": True, "threshold": 0.5} | settings
+    return Judge(
+        attribute="colour",
+        labels=tuple("abcdef"[: len(rows)]),
+        layers=((weights, np.zeros(len(rows), dtype=np.float32)),),
+        **settings,
+    )
+
+
+def encoder_of(folder: Path) -> Encoder:
+    return load_encoder(ModelSettings(model=str(folder), device="cpu", precision="fp32"))
+
+
+COLOURS = Attribute(
+    name="colour",
+    labels=(Label(name="red", words=("red",)), Label(name="navy", words=("navy blue", "dark blue"))),
+    templates=("a {} mug", "{}"),
+)
+
+
+def test_probabilities_are_torchs() -> None:
+    logits = np.random.default_rng(0).normal(0, 30, (50, 7))
+    logits[0, 0], logits[1] = 5_000, -5_000
+    tensor = torch.from_numpy(logits)
+    np.testing.assert_allclose(to_probabilities(logits, is_exclusive=True), torch.softmax(tensor, 1), atol=1e-12)
+    np.testing.assert_allclose(to_probabilities(logits, is_exclusive=False), torch.sigmoid(tensor), atol=1e-12)
+
+
+def test_zero_shot_is_what_transformers_says(tiny_clip: Path, tiny_siglip: Path) -> None:
+    """One template and no synonyms: the model's own logits_per_image, softmax for CLIP and sigmoid for SigLIP."""
+    words = ["red mug", "green striped dress", "white bag"]
+    plain = Attribute(
+        name="thing", labels=tuple(Label(name=word, words=(word,)) for word in words), templates=("{}",)
+    )
+    independent = Attribute(name="thing", labels=plain.labels, templates=("{}",), is_exclusive=False)
+    for folder, attribute in ((tiny_clip, plain), (tiny_siglip, independent)):
+        encoder, model = encoder_of(folder), load_model(folder)
+        pixels = np.random.default_rng(1).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+        found = zero_shot_judge(encoder, attribute).probabilities(encoder.encode_images(pixels))
+        with torch.inference_mode():
+            tokens = encoder._load_tokenizer().tokenize(words)
+            logits = model(pixel_values=encoder._normalizer(pixels), **tokens).logits_per_image
+            expected = torch.softmax(logits, 1) if attribute.is_exclusive else torch.sigmoid(logits)
+        np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+
+
+def test_a_label_on_its_own_is_judged_against_words_that_say_nothing(tiny_clip: Path) -> None:
+    """Under a model without a sigmoid: the softmax of the two."""
+    encoder = encoder_of(tiny_clip)
+    alone = Attribute(name="colour", labels=COLOURS.labels, templates=COLOURS.templates, is_exclusive=False)
+    vectors = encoder.encode_texts(["red", "a thing", "dark blue mug"])
+    logits = encoder.scoring.scale * vectors @ label_vectors(encoder, alone).T
+    against = encoder.scoring.scale * vectors @ against_vector(encoder, alone)
+    expected = [
+        [np.exp(one) / (np.exp(one) + np.exp(other)) for one in row]
+        for row, other in zip(logits, against, strict=True)
+    ]
+    np.testing.assert_allclose(zero_shot_judge(encoder, alone).probabilities(vectors), expected, atol=1e-4)
+
+
+def test_the_scale_is_the_weights_own_whatever_the_precision(tiny_clip: Path, tiny_siglip: Path) -> None:
+    for folder in (tiny_clip, tiny_siglip):
+        model = load_model(folder)
+        half = load_encoder(ModelSettings(model=str(folder), device="cpu", precision="bf16"))
+        assert half.scoring == encoder_of(folder).scoring
+        assert half.scoring.scale == pytest.approx(model.logit_scale.exp().item(), rel=1e-6)
+    assert half.scoring.bias == model.logit_bias.item()
+
+
+def test_one_label_fits_or_none_is_probable_enough() -> None:
+    vectors = np.stack([unit(1, 0), unit(1, 1), unit(0.2, 1)])
+    given = choose_labels(judge([[8, 0], [0, 8]], threshold=0.7), vectors)
+    by_row = {
+        row: (label, probability)
+        for row, label, probability in zip(given.rows, given.labels, given.probabilities, strict=True)
+    }
+    assert {row: label for row, (label, _) in by_row.items()} == {0: "a", 1: "unknown", 2: "b"}
+    assert by_row[1][1] == pytest.approx(0.5)  # of the most probable label
+    assert by_row[0][1] == pytest.approx(1 / (1 + np.exp(-8)), rel=1e-5)
+
+
+def test_each_label_fits_on_its_own() -> None:
+    vectors = np.stack([unit(1, 0), unit(1, 1), unit(-1, -1)])
+    given = choose_labels(judge([[8, 0], [0, 8], [-9, 0]], is_exclusive=False), vectors)
+    found = {row: [label for place, label in enumerate(given.labels) if given.rows[place] == row] for row in range(3)}
+    assert found == {0: ["a", "b"], 1: ["a", "b"], 2: ["c"]}  # 0.5 reaches a threshold of 0.5
+    assert choose_labels(judge([[8, 0]], is_exclusive=False), vectors[2:]).labels == ["unknown"]
+
+
+def test_hidden_layers_have_a_relu_between() -> None:
+    first = (np.array([[1, 0], [-1, 0]], dtype=np.float32), np.array([0, 0.5], dtype=np.float32))
+    last = (np.array([[2, 0], [0, 3]], dtype=np.float32), np.array([0, 1], dtype=np.float32))
+    two = Judge(attribute="x", labels=("a", "b"), layers=(first, last), is_exclusive=True, threshold=0)
+    np.testing.assert_allclose(
+        two.logits(np.array([[0.6, 0.8], [-0.6, 0.8]], dtype=np.float32)), [[1.2, 1], [0, 4.3]]
+    )
+
+
+def draw_labelled(temperature: float, *, is_exclusive: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Logits that are `temperature` times what the labels were drawn from."""
+    generator = np.random.default_rng(5)
+    logits = generator.normal(0, 2, (20_000, 4))
+    odds = to_probabilities(logits, is_exclusive=True)
+    truth = (odds.cumsum(axis=1) < generator.random((len(odds), 1))).sum(axis=1)
+    return temperature * logits, truth
+
+
+@pytest.mark.parametrize("temperature", [0.2, 1.0, 8.0])
+def test_the_temperature_that_made_the_labels_is_found(temperature: float) -> None:
+    logits, truth = draw_labelled(temperature)
+    assert fit_temperature(logits, truth, is_exclusive=True) == pytest.approx(temperature, rel=0.03)
+    # an independent way: torch's own likelihood on a grid
+    grid = np.geomspace(temperature / 3, temperature * 3, 201)
+    loss = [torch.nn.functional.cross_entropy(torch.from_numpy(logits / t), torch.from_numpy(truth)) for t in grid]
+    assert fit_temperature(logits, truth, is_exclusive=True) == pytest.approx(grid[np.argmin(loss)], rel=0.02)
+
+
+def test_answers_that_are_all_right_or_all_wrong_have_a_bounded_temperature() -> None:
+    logits = np.array([[5.0, 0.0], [0.0, 5.0]] * 10)
+    truth = np.array([0, 1] * 10)
+    assert fit_temperature(logits, truth, is_exclusive=True) < 0.2
+    assert fit_temperature(logits, 1 - truth, is_exclusive=True) == pytest.approx(100)
+
+
+def test_calibration_makes_confidence_what_is_right() -> None:
+    logits, truth = draw_labelled(6.0)
+    vectors = (logits / np.linalg.norm(logits, axis=1, keepdims=True)).astype(np.float32)
+    # a judge whose logits are these vectors, ten times as sure
+    sure = judge((10 * np.eye(4)).tolist())
+    found = calibrate(sure, vectors, truth, name="farbe", left_out=3)
+    assert (found.attribute, found.truth, found.products, found.left_out) == ("colour", "farbe", 20_000, 3)
+    assert found.ece_before > 0.1
+    assert found.ece_after < 0.05
+    assert found.accuracy == pytest.approx((logits.argmax(axis=1) == truth).mean())
+    assert found.temperature > 1
+
+
+def test_the_calibration_error_is_the_papers() -> None:
+    """Two bins: 0.9 sure and right half the time, 0.6 sure and always right."""
+    probabilities = np.array([[0.9, 0.1]] * 10 + [[0.4, 0.6]] * 30)
+    truth = np.array([0, 1] * 5 + [1] * 30)
+    assert expected_error(probabilities, truth) == pytest.approx(0.25 * 0.4 + 0.75 * 0.4)
