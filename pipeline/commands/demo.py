@@ -41,7 +41,7 @@ def demo(
     """
     from pipeline.demo import MODEL
     from pipeline.demo.catalog import write_demo_catalog
-    from pipeline.search import Query, search_text, similar
+    from pipeline.search import Query, Wanted, search, similar
 
     home = home or home_of(None) / "demo"
     say(f"drawing {products:,} products, and 6 broken entries, into {folder} …")
@@ -64,7 +64,7 @@ def demo(
     query = Query(k=5, model=NAME)
     with open_database(db, home) as url:
         say(f'\nby words: catvec search "{TEXT}" -k 5{option}{place}')
-        show_hits(search_text(url, TEXT, query), TEXT, as_json=False)
+        show_hits(search(url, Wanted(text=TEXT), query), TEXT, as_json=False)
         for product_id in SHOWN:
             say(f"\nlike the {_title(catalog, product_id)}: catvec similar {product_id} -k 5{option}{place}")
             show_hits(similar(url, product_id, query), product_id, as_json=False)
