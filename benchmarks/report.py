@@ -276,6 +276,31 @@ def write_write_path(result: Result) -> Iterator[str]:
     yield from write_checks(result["checks"])
 
 
+def write_demo_model(result: Result) -> Iterator[str]:
+    model, products = result["model"], result["products"]
+    training = model["training"]
+    yield (
+        f"{products['all']:,} products with {result['images']:,} images that it never saw, "
+        f"{products['of_seen_combinations']:,} of combinations that it learned; "
+        f"{model['weights_bytes'] / 1e6:.1f} MB of weights, {training['steps']:,} steps in "
+        f"{training['seconds'] / 60:.0f} minutes. {model['training_note']}".rstrip()
+    )
+    yield ""
+    yield from table("asked", "", "Recall@1 (95 %)", "Recall@5 (95 %)")
+    for wording, parts in result["text_to_image"].items():
+        for part, found in parts.items():
+            numbers = " | ".join(interval(found[name]) for name in ("recall@1", "recall@5"))
+            yield f"| {wording} | {part.replace('_', ' ')} | {numbers} |"
+    yield ""
+    right = ", ".join(f"{name} {interval(found)}" for name, found in result["zero_shot"].items())
+    yield f"Zero-shot, by the words alone: {right}."
+
+
+def interval(found: Result) -> str:
+    least, most = found["interval_95"]
+    return f"{found['share']:.3f} ({least:.3f}–{most:.3f})"
+
+
 def write_bundle(result: Result) -> Iterator[str]:
     yield (
         f"{result['vectors']:,} vectors of {result['dims']} dimensions, each of a product of its own, in parts of "
@@ -331,6 +356,7 @@ SECTIONS: dict[str, Callable[[Result], Iterator[str]]] = {
     "switch": write_switch,
     "write_path": write_write_path,
     "bundle": write_bundle,
+    "demo_model": write_demo_model,
 }
 
 if __name__ == "__main__":

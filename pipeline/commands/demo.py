@@ -15,10 +15,12 @@ from pipeline.settings import CatalogSettings, ModelSettings, RunSettings
 
 SHOWN = ("demo-0001", "demo-0011")
 """products whose neighbours are printed"""
+TEXT = "navy striped t-shirt"
+"""what is searched for; among few products the hits have two of the three words"""
 NAME = "demo"
 """of the catalog and of the model: beside a shop's own they take nothing away"""
 
-Folder = Annotated[Path, typer.Option("--folder", parser=path, help="where the drawn catalog and the model are put")]
+Folder = Annotated[Path, typer.Option("--folder", parser=path, help="where the drawn catalog is put")]
 Products = Annotated[int, typer.Option("--products", min=20, max=100_000, help="products to draw")]
 # without the environment variables of the other commands: what is drawn goes to a shop's data only when asked
 DemoDatabase = Annotated[
@@ -33,22 +35,21 @@ DemoHome = Annotated[
 def demo(
     folder: Folder = Path("catvec-demo"), products: Products = 300, db: DemoDatabase = None, home: DemoHome = None
 ) -> None:
-    """Draw a catalog of products, run the pipeline on it, and show similar products.
+    """Draw a catalog of products, run the pipeline on it, and find products by words and by likeness.
 
     Nothing of a shop is touched: the demo has a PostgreSQL of its own.
     """
+    from pipeline.demo import MODEL
     from pipeline.demo.catalog import write_demo_catalog
-    from pipeline.models.demo import write_demo_model
-    from pipeline.search import Query, similar
+    from pipeline.search import Query, Wanted, search, similar
 
     home = home or home_of(None) / "demo"
     say(f"drawing {products:,} products, and 6 broken entries, into {folder} …")
     catalog = write_demo_catalog(folder, products=products)
-    say("making a small model of random weights: untrained, it knows colours and outlines, and no words …")
-    model = write_demo_model(folder / "model")
+    say("its model was trained on other such drawings: it knows their kinds, colours and patterns, and nothing else")
     settings = RunSettings(
         catalog=CatalogSettings(uri=str(catalog)),
-        model=ModelSettings(model=str(model), model_name=NAME),
+        model=ModelSettings(model=str(MODEL), model_name=NAME),
         catalog_name=NAME,
         max_remove_rate=1.0,  # the catalog is ours to redraw
     )
@@ -60,10 +61,13 @@ def demo(
     place = place_of(db, home)
     # in a database of somebody's own another model is, or will be, the active one
     option, argument = (f" --model {NAME}", f", model => '{NAME}'") if db else ("", "")
+    query = Query(k=5, model=NAME)
     with open_database(db, home) as url:
+        say(f'\nby words: catvec search "{TEXT}" -k 5{option}{place}')
+        show_hits(search(url, Wanted(text=TEXT), query), TEXT, as_json=False)
         for product_id in SHOWN:
             say(f"\nlike the {_title(catalog, product_id)}: catvec similar {product_id} -k 5{option}{place}")
-            show_hits(similar(url, product_id, Query(k=5, model=NAME)), product_id, as_json=False)
+            show_hits(similar(url, product_id, query), product_id, as_json=False)
     say(f"the 6 broken entries:     catvec failures{place}")
     statement = f"SELECT * FROM catvec.similar_products('{SHOWN[0]}'{argument})"
     say(f'the same in SQL:          catvec db psql{place} -c "{statement}"')

@@ -28,7 +28,7 @@ BROKEN: tuple[str, ...] = ("missing", "truncated", "html", "empty", "no-image", 
 
 _COLUMNS = ("product_id", "title", "kind", "category", "brand", "price", "colour", "pattern", "images")
 _BRANDS = ("Kitewell", "Tallgrass", "Northpier", "Bluehour", "Pinegate", "Oddsock & Daughters")
-_SIZES = ((240, 320), (240, 320), (256, 256), (320, 240), (272, 304))
+SIZES = ((240, 320), (240, 320), (256, 256), (320, 240), (272, 304))
 _HELD_OUT_EVERY = 10
 _CMYK, _TURNED, _TWIN = 2, 3, 1
 """places in the catalog of the special JPEGs, and of a product with two images that the last one copies"""
@@ -115,7 +115,7 @@ def _write_sound(images: Path, *, products: int, seed: int, rng: random.Random) 
         if index > _TWIN and index == products - 1:
             rows.append(_write_twin(images, rows[_TWIN], name, chosen[_TWIN], rng))
             continue
-        size = rng.choice(_SIZES)
+        size = rng.choice(SIZES)
         files = _draw_images(images, name, combination, seed=seed + index, size=size, index=index)
         _make_special(images / files[0], index=index, is_grey=index == grey)
         rows.append(_row(name, combination, files, rng))
@@ -161,11 +161,11 @@ def _draw_images(
             is_cut_out=suffix == "png",
         )
         files.append(f"{name}.{suffix}" if view == 0 else f"{name}-view{view + 1}.{suffix}")
-        _save(picture, images / files[-1])
+        save_picture(picture, images / files[-1])
     return files
 
 
-def _save(picture: Image.Image, path: Path) -> None:
+def save_picture(picture: Image.Image, path: Path) -> None:
     if path.suffix == ".png":
         picture.save(path, compress_level=6)
     elif path.suffix == ".webp":

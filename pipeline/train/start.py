@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from torch import Tensor
+
     from pipeline.records import PreprocessSpec
     from pipeline.settings import NewModelSettings
 
@@ -40,6 +42,8 @@ SHAPES = {
     "base": Shape(image_size=224, patch_size=16, width=384, layers=12, text_width=384, text_layers=6, dims=384),
 }
 DEFAULT_SIZE = "small"
+POSITIONS = 0.3
+"""height of the waves that tell a patch where it is: as much as the patch's own content, at first"""
 HEAD = 32
 """numbers of an attention head where a layer has fewer than 384, else 64: a tiny one would have but two such heads"""
 
@@ -76,6 +80,7 @@ def write_new_model(folder: Path, new: NewModelSettings, titles: Sequence[str], 
     tokenizer.model_max_length = room_for(tokenizer, titles)
     with seeded(seed):
         model = CLIPModel(_config(shape, tokenizer))
+    _place_patches(model.vision_model.embeddings.position_embedding.weight.data, shape)
     square = {"height": shape.image_size, "width": shape.image_size}
     fit: dict[str, Any] = {"size": {"shortest_edge": shape.image_size}, "crop_size": square}
     if new.fit == "squash":
@@ -84,6 +89,21 @@ def write_new_model(folder: Path, new: NewModelSettings, titles: Sequence[str], 
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         CLIPImageProcessorPil(**fit).save_pretrained(folder)
+
+
+def _place_patches(positions: Tensor, shape: Shape) -> None:
+    """Let each patch know its row and column from the start: fill [1 + patches, width] but for the class token's row.
+
+    Sines and cosines of both, as of Beyer et al. 2022, "Better plain ViT baselines for ImageNet-1k"; they go on
+    learning. With transformers' random numbers, a tenth of a patch's content, shapes are learned late: after 260
+    steps of 128 drawings the loss was 2.0 instead of 1.5.
+    """
+    import torch
+
+    grid = torch.arange(shape.image_size // shape.patch_size).float()
+    waves = 10_000 ** -(torch.arange(shape.width // 4) / (shape.width // 4))
+    angles = [axis.reshape(-1, 1) * waves for axis in torch.meshgrid(grid, grid, indexing="ij")]
+    positions[1:] = POSITIONS * torch.cat([turn(angle) for angle in angles for turn in (torch.sin, torch.cos)], dim=1)
 
 
 def _config(shape: Shape, tokenizer: Any) -> Any:
