@@ -56,7 +56,7 @@ def test_words_find_the_products_that_they_name(
     assert recall["seen_combinations"]["recall@1"]["share"] >= 0.93
     assert recall["seen_combinations"]["recall@5"]["share"] >= 0.98
     assert recall["held_out_combinations"]["recall@1"]["share"] >= 0.85
-    assert found["zero_shot"]["kind"]["share"] >= 0.95
+    assert found["zero_shot"]["kind"]["share"] >= 0.9
     assert found["zero_shot"]["colour"]["share"] >= 0.95
 
 
