@@ -57,14 +57,15 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     shutil.rmtree(environment)  # pytest would keep the last three, of 1 GB each
 
 
-def test_the_wheel_carries_the_command_the_rooms_and_the_migrations(wheel: Path) -> None:
+def test_the_wheel_carries_the_command_the_rooms_the_migrations_and_the_demos_model(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         carried = set(archive.namelist())
     folders = [ROOT / "pipeline", ROOT / "migrations"]
     files = [
         path for folder in folders for path in folder.rglob("*") if path.suffix in {".py", ".sql", ".mako", ".j2"}
     ]
-    expected = {"cli.py", *(path.relative_to(ROOT).as_posix() for path in files)}
+    model = ROOT / "pipeline" / "demo" / "model"
+    expected = {"cli.py", *(path.relative_to(ROOT).as_posix() for path in (*files, *model.iterdir()))}
     assert expected <= carried
     others = {name for name in carried - expected if ".dist-info/" not in name}
     assert others == set()
