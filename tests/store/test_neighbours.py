@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pipeline.store.models import StoredModel
     from tests.fixtures.command import Catvec
 
-PRODUCTS = 600
+PRODUCTS = 400
 
 TABLE = "SELECT product_id, neighbour_id, rank FROM catvec.neighbours ORDER BY product_id, rank"
 TRUTH = """
@@ -33,12 +33,12 @@ SELECT p.product_id, s.product_id, s.rank::integer
 
 @pytest.fixture
 def crowd(shop: Shop) -> StoredModel:
-    """600 products in 30 clusters, without an index: what is found is exact."""
+    """400 products in 20 clusters, without an index: what is found is exact."""
     random = np.random.default_rng(11)
-    centres = random.standard_normal((30, 16))
+    centres = random.standard_normal((20, 16))
     shop.sync(*(product(f"P{number:03}", f"{number}.jpg", row=number) for number in range(PRODUCTS)))
     model = shop.register(model_spec("crowd", dims=16))
-    vectors = centres[np.arange(PRODUCTS) % 30] + 0.3 * random.standard_normal((PRODUCTS, 16))
+    vectors = centres[np.arange(PRODUCTS) % 20] + 0.3 * random.standard_normal((PRODUCTS, 16))
     shop.embed(model, [unit(*vector) for vector in vectors])
     shop.activate(model)
     return model
@@ -190,6 +190,6 @@ def test_the_command_says_what_it_did(catvec: Catvec, database_url: str) -> None
     found: dict[str, Any] = outcome.json()
     assert (outcome.code, found) == (0, {"products": PRODUCTS, "found": PRODUCTS, "removed": 0})
     assert outcome.err.endswith(
-        "600 products have neighbours; found anew for 600, removed with 0 that left; "
+        "400 products have neighbours; found anew for 400, removed with 0 that left; "
         "read them in the view catvec.neighbours\n"
     )

@@ -78,7 +78,7 @@ def test_other_indexes_are_measured_as_the_functions_would_search_them(
     fill(shop, 3000, storage=storage)
     replace_index(shop.session.connection(), again(shop), replace(QUICK, kind=kind))
 
-    tuning = tune(database_url, None, TuneOptions(sample=200, m=(4,), rows=3000, dry_run=True), Progress())
+    tuning = tune(database_url, None, TuneOptions(sample=100, m=(4,), rows=3000, dry_run=True), Progress())
 
     [candidate] = tuning.candidates
     recalls = [measured.recall for measured in candidate.curve]
