@@ -14,7 +14,6 @@ import argparse
 import csv
 import json
 import tempfile
-from math import sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from benchmarks.conditions import write_result
 from pipeline.demo import MODEL
 from pipeline.demo.catalog import combinations, write_demo_catalog
 from pipeline.images.decode import decode_pixels
+from pipeline.intervals import wilson_interval
 from pipeline.models.encoder import load_encoder
 from pipeline.settings import DecodeSettings, ModelSettings
 
@@ -137,13 +137,10 @@ def zero_shot(
 
 
 def share(right: int, asked: int) -> dict[str, Any]:
-    """With Wilson's interval (Wilson 1927, "Probable Inference", J. Am. Stat. Assoc. 22)."""
-    z, found = 1.96, right / asked
-    middle = (found + z * z / (2 * asked)) / (1 + z * z / asked)
-    reach = z * sqrt(found * (1 - found) / asked + z * z / (4 * asked * asked)) / (1 + z * z / asked)
+    """With Wilson's interval."""
     return {
-        "share": round(found, 4),
-        "interval_95": [round(middle - reach, 4), round(middle + reach, 4)],
+        "share": round(right / asked, 4),
+        "interval_95": [round(bound, 4) for bound in wilson_interval(right, asked)],
         "right": right,
         "asked": asked,
     }

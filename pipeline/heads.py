@@ -16,8 +16,9 @@ import numpy as np
 from pipeline.calibration import fit_temperature
 from pipeline.errors import ConfigError
 from pipeline.files import check_writable
+from pipeline.intervals import wilson_interval
 from pipeline.judging import Judge
-from pipeline.known import read_known, wilson_interval
+from pipeline.known import read_known
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -186,8 +187,8 @@ def _report(known: Known, fit: _Fit, settings: HeadSettings, *, model: str, path
         left_out=known.left_out,
         held_out=len(truth),
         accuracy=round(float(is_right.mean()), 4),
-        low=low,
-        high=high,
+        low=round(low, 4),
+        high=round(high, 4),
         baseline=round(float((truth == np.bincount(truth).argmax()).mean()), 4),
         accuracy_by_label={
             label: round(float(is_right[truth == number].mean()), 4) for number, label in enumerate(known.labels)

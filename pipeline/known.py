@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 PAGE = 2_000
 """products whose vectors are read at once"""
-Z = 1.959964
-"""the quantile of a normal distribution that leaves 2.5 % on each side"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -80,11 +78,3 @@ def read_known(session: Session, model: StoredModel, attribute: str, labels: Seq
 
 def _key(value: str, labels: Sequence[str] | None) -> str:
     return value if labels is None else value.strip().casefold()
-
-
-def wilson_interval(right: int, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927), which also holds for few and for all; count at least 1."""
-    share, width = right / count, Z**2 / count
-    centre = (share + width / 2) / (1 + width)
-    reach = (Z / (1 + width)) * (share * (1 - share) / count + width / (4 * count)) ** 0.5
-    return round(centre - reach, 4), round(centre + reach, 4)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+
+from pipeline.intervals import wilson_interval
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -21,8 +22,6 @@ RESAMPLES: Final = 1_000
 """of the bootstrap: the ends of a 95 % interval then vary by a hundredth or two of its width from seed to seed"""
 CONFIDENCE: Final = (2.5, 97.5)
 """percentiles of a 95 % interval"""
-Z: Final = 1.959963984540054
-"""of the normal distribution, for the same 95 %"""
 FLIPS: Final = 10_000
 """of the sign-flip test: the least p that it can give is 1 in 10,001"""
 FLIPS_AT_ONCE: Final = 256
@@ -97,8 +96,6 @@ def sign_flip_p(differences: NDArray[np.float64], *, seed: int) -> float:
 
 
 def share(right: int, of: int) -> Estimate:
-    """`right` of `of` with the interval of Wilson 1927, which is honest at 0 and 1 and for small numbers, too."""
-    value, spread = right / of, Z * Z / of
-    middle = (value + spread / 2) / (1 + spread)
-    half = Z / (1 + spread) * math.sqrt(value * (1 - value) / of + spread / (4 * of))
-    return Estimate(value=value, low=max(0.0, middle - half), high=min(1.0, middle + half))
+    """`right` of `of` with Wilson's interval."""
+    low, high = wilson_interval(right, of)
+    return Estimate(value=right / of, low=low, high=high)

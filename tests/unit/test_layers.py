@@ -17,7 +17,19 @@ from importlib import metadata
 from tests.unit.sources import ROOT, Import, Source, imports, sources
 
 OWN = ("cli", "migrations", "pipeline")
-BASE = ("errors", "records", "settings", "progress", "durations", "files", "timeline", "shard", "pace", "means")
+BASE = (
+    "errors",
+    "records",
+    "settings",
+    "progress",
+    "durations",
+    "files",
+    "timeline",
+    "shard",
+    "pace",
+    "means",
+    "intervals",
+)
 ROOMS = ("catalog", "images", "models", "store", "engine", "bundle")
 LAYERS = ("base", "room", "use case", "commands", "cli")
 
