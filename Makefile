@@ -70,7 +70,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 	@echo "setup: done"
 
-demo: setup ## draw a catalog, embed it into a Postgres of its own, find products by words and likeness
+demo: setup ## draw a catalog, embed it into a Postgres of its own, find products by words, likeness and tags
 	@$(BIN)/catvec demo $(ARGS)
 
 # what breaks off goes on with the same command; a training that is whole has its folder

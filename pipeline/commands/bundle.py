@@ -30,6 +30,7 @@ from pipeline.settings import LoadSettings
 if TYPE_CHECKING:
     from pipeline.exporting import Exported
     from pipeline.records import RunSummary
+    from pipeline.store.models import StoredModel
 
 BundleFolder = Annotated[Path, typer.Argument(parser=path, metavar="BUNDLE", help="folder of the bundle")]
 CatalogName = Annotated[
@@ -61,14 +62,14 @@ def load(
     with open_database(db, home) as url, interruptible(progress) as stop:
         with progress_shown(progress):
             summary = load_bundle(settings, bundle, url=url, progress=progress, stop=stop, wait=longest)
-        active = next((model.name for model in read_models(url) if model.is_active), None)
+        active = next((model for model in read_models(url) if model.is_active), None)
     for line in load_lines(summary, active=active, place=place_of(db, home)):
         say(line)
     if json:
         print_json(summary)
 
 
-def load_lines(summary: RunSummary, *, active: str | None, place: str) -> list[str]:
+def load_lines(summary: RunSummary, *, active: StoredModel | None, place: str) -> list[str]:
     """What a load did, in words; the last line says what to type next."""
     lines = summary_lines(summary, active=active, place=place, source="from the bundle")
     if summary.pending and not summary.unchanged + summary.reused + summary.embedded:

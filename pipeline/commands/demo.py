@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.commands.find import show_hits
 from pipeline.commands.options import home_of, open_database, path, place_of
 from pipeline.commands.run import Limits, run_catalog
-from pipeline.commands.terminal import say
+from pipeline.commands.terminal import print_table, say
 from pipeline.settings import CatalogSettings, ModelSettings, RunSettings
 
-SHOWN = ("demo-0001", "demo-0011")
-"""products whose neighbours are printed"""
-TEXT = "navy striped t-shirt"
-"""what is searched for; among few products the hits have two of the three words"""
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pipeline.demo.tour import Tour
+
 NAME = "demo"
 """of the catalog and of the model: beside a shop's own they take nothing away"""
+FREQUENT = 6
+"""labels of an attribute that are printed; the page has all"""
 
 Folder = Annotated[Path, typer.Option("--folder", parser=path, help="where the drawn catalog is put")]
 Products = Annotated[int, typer.Option("--products", min=20, max=100_000, help="products to draw")]
@@ -35,13 +39,12 @@ DemoHome = Annotated[
 def demo(
     folder: Folder = Path("catvec-demo"), products: Products = 300, db: DemoDatabase = None, home: DemoHome = None
 ) -> None:
-    """Draw a catalog of products, run the pipeline on it, and find products by words and by likeness.
+    """Draw a catalog of products, run the pipeline on it, find products by words and by likeness, and tag them.
 
     Nothing of a shop is touched: the demo has a PostgreSQL of its own.
     """
     from pipeline.demo import MODEL
     from pipeline.demo.catalog import write_demo_catalog
-    from pipeline.search import Query, Wanted, search, similar
 
     home = home or home_of(None) / "demo"
     say(f"drawing {products:,} products, and 6 broken entries, into {folder} …")
@@ -61,22 +64,32 @@ def demo(
     place = place_of(db, home)
     # in a database of somebody's own another model is, or will be, the active one
     option, argument = (f" --model {NAME}", f", model => '{NAME}'") if db else ("", "")
-    query = Query(k=5, model=NAME)
     with open_database(db, home) as url:
-        say(f'\nby words: catvec search "{TEXT}" -k 5{option}{place}')
-        show_hits(search(url, Wanted(text=TEXT), query), TEXT, as_json=False)
-        for product_id in SHOWN:
-            say(f"\nlike the {_title(catalog, product_id)}: catvec similar {product_id} -k 5{option}{place}")
-            show_hits(similar(url, product_id, query), product_id, as_json=False)
+        page = _show(url, catalog, f"{option}{place}")
+    statement = f"SELECT * FROM catvec.similar_products('demo-0001'{argument})"
+    say(f"\nall this in pictures:     {page}")
     say(f"the 6 broken entries:     catvec failures{place}")
-    statement = f"SELECT * FROM catvec.similar_products('{SHOWN[0]}'{argument})"
     say(f'the same in SQL:          catvec db psql{place} -c "{statement}"')
     say("your own catalog:         catvec run CATALOG")
 
 
-def _title(catalog: Path, product_id: str) -> str | None:
-    from pipeline.catalog import read_catalog
-    from pipeline.records import Product
+def _show(url: str, catalog: Path, options: str) -> Path:
+    """Print what there is to be found, and write it as a page."""
+    from pipeline.demo.page import write_demo_page
+    from pipeline.demo.tour import walk, write_labels
 
-    rows = read_catalog(CatalogSettings(uri=str(catalog)))
-    return next((row.title for row in rows if isinstance(row, Product) and row.product_id == product_id), None)
+    labels = write_labels(catalog.parent)
+    tour = walk(url, catalog, labels, model=NAME)
+    for found in tour.found:
+        say(f"\n{found.name}: {found.command}{options}")
+        show_hits(found.hits, found.text, as_json=False)
+    say(f"\ntags, and how many are what the catalog says: catvec tag {shlex.quote(str(labels))}{options}")
+    print_table(("attribute", "right", "most frequent labels"), _tag_rows(tour), spare=(2,))
+    return write_demo_page(catalog.parent, catalog, tour, labels)
+
+
+def _tag_rows(tour: Tour) -> Iterator[tuple[str, str, str]]:
+    for tagged in tour.tagging.attributes:
+        frequent = [f"{label} {products:,}" for label, products in tagged.products_by_label.items()]
+        right = f"{tour.count_right(tagged.attribute):,} of {len(tour.tagged):,}"
+        yield tagged.attribute, right, ", ".join(frequent[:FREQUENT]) + (", …" if len(frequent) > FREQUENT else "")

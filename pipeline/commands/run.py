@@ -222,7 +222,7 @@ def run_catalog(
             work = partial(ingest, settings, url=url, progress=progress, stop=stop)
             ended = _watch(work, limits, progress=progress, stop=stop, signals=signals, price=settings.gpu_price)
         summary = ended.summary
-        active = next((model.name for model in read_models(url) if model.is_active), None)
+        active = next((model for model in read_models(url) if model.is_active), None)
         for line in summary_lines(summary, active=active, place=place_of(db, home)):
             say(line)
         if report is not None:

@@ -11,9 +11,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.records import RunSummary
+    from pipeline.store.models import StoredModel
 
 
-def summary_lines(summary: RunSummary, *, active: str | None, place: str, source: str | None = None) -> list[str]:
+def summary_lines(
+    summary: RunSummary, *, active: StoredModel | None, place: str, source: str | None = None
+) -> list[str]:
     """What a run did, in words; the last line says what to type next. `active` is the model that apps read, `source`
     what its vectors came from, if no model."""
     lines = _count_lines(summary, source)
@@ -71,7 +74,7 @@ def _pace(summary: RunSummary) -> str:
     return f"{summary.images_per_s:,.1f} images/s, " if summary.images_per_s else ""
 
 
-def _next_step(summary: RunSummary, *, active: str | None, place: str) -> str:
+def _next_step(summary: RunSummary, *, active: StoredModel | None, place: str) -> str:
     if summary.stopped_by == "failure_rate":
         return "stopped: too many images fail"
     if not summary.finished:
@@ -79,11 +82,10 @@ def _next_step(summary: RunSummary, *, active: str | None, place: str) -> str:
     is_empty_share = summary.shard is not None and not summary.seen
     if not summary.unchanged + summary.reused + summary.embedded and not is_empty_share:
         return f"nothing could be embedded; see: catvec failures{place}"
-    if active != summary.model:
-        return _switch(summary, active, f"catvec models activate {summary.model}{place}")
-    return (
-        f"next: catvec similar PRODUCT_ID{place}, or catvec search --image FILE{place}, or SQL: catvec db psql{place}"
-    )
+    if active is None or active.name != summary.model:
+        return _switch(summary, active.name if active else None, f"catvec models activate {summary.model}{place}")
+    wanted = '"WORDS"' if active.has_text else "--image FILE"
+    return f"next: catvec similar PRODUCT_ID{place}, or catvec search {wanted}{place}, or SQL: catvec db psql{place}"
 
 
 def _switch(summary: RunSummary, active: str | None, command: str) -> str:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 BROKEN: tuple[str, ...] = ("missing", "truncated", "html", "empty", "no-image", "outside")
 """every entry that fails, each in its own way; its product id is `broken-…`"""
 
+SHOWCASE, SHOWCASE_TITLE = "demo-0013", "navy striped t-shirt"
+"""a product of every catalog that is large enough, for examples to ask for"""
+
 _COLUMNS = ("product_id", "title", "kind", "category", "brand", "price", "colour", "pattern", "images")
 _BRANDS = ("Kitewell", "Tallgrass", "Northpier", "Bluehour", "Pinegate", "Oddsock & Daughters")
 SIZES = ((240, 320), (240, 320), (256, 256), (320, 240), (272, 304))
@@ -111,7 +114,7 @@ def _write_sound(images: Path, *, products: int, seed: int, rng: random.Random) 
     grey = next((index for index, one in enumerate(chosen[:-1]) if _suits_grey(index, one)), None)
     rows: list[dict[str, str]] = []
     for index, combination in enumerate(chosen):
-        name = f"demo-{index + 1:04}"
+        name = _product_id(index)
         if index > _TWIN and index == products - 1:
             rows.append(_write_twin(images, rows[_TWIN], name, chosen[_TWIN], rng))
             continue
@@ -141,7 +144,19 @@ def _choose(products: int, rng: random.Random) -> list[Combination]:
         every = combinations()
         rng.shuffle(every)
         chosen.extend(every)
+    _put_showcase(chosen, products)
     return chosen[:products]
+
+
+def _put_showcase(chosen: list[Combination], products: int) -> None:
+    place = next(index for index in range(len(chosen)) if _product_id(index) == SHOWCASE)
+    if place < products:
+        asked = next(index for index, one in enumerate(chosen) if one.title == SHOWCASE_TITLE)
+        chosen[place], chosen[asked] = chosen[asked], chosen[place]
+
+
+def _product_id(index: int) -> str:
+    return f"demo-{index + 1:04}"
 
 
 def _draw_images(

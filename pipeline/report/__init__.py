@@ -1,1 +1,1 @@
-"""The page of `catvec run --report`: what a run did, for people who would rather look than read."""
+"""Pages for people who would rather look than read: `catvec run --report` and what other commands' pages share."""

@@ -142,6 +142,13 @@ SELECT a.attribute, t.label, count(*)
  ORDER BY a.attribute, count(*) DESC, t.label
 """
 
+READ_TAGS = """
+SELECT product_id, attribute, label
+  FROM catvec.product_tags
+ WHERE model = %s
+ ORDER BY product_id, attribute, label
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
@@ -297,6 +304,14 @@ def write_tags(
 def read_truth(connection: Connection, attribute: str) -> list[tuple[str, str]]:
     """What the catalog says: the ids of products that are for sale, and their values of an attribute, in order."""
     return connection.execute(READ_TRUTH, {"attribute": attribute}).fetchall()
+
+
+def read_tags(connection: Connection, model: StoredModel) -> dict[str, dict[str, list[str]]]:
+    """The labels that products have under a model, by product id and attribute, as apps see them."""
+    tags: dict[str, dict[str, list[str]]] = {}
+    for product_id, attribute, label in connection.execute(READ_TAGS, (model.name,)).fetchall():
+        tags.setdefault(product_id, {}).setdefault(attribute, []).append(label)
+    return tags
 
 
 def refresh_statistics(connection: Connection) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.slow
-def test_the_demo_finds_by_words_and_likeness_and_shows_its_broken_entries_without_database_or_network(
+def test_the_demo_finds_tags_and_shows_its_broken_entries_without_database_or_network(
     catvec: Catvec, embedded_home: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "demo"
@@ -28,7 +29,16 @@ def test_the_demo_finds_by_words_and_likeness_and_shows_its_broken_entries_witho
     outcome = catvec("demo", "--products", 40, "--folder", folder, "--home", embedded_home)
 
     assert outcome.code == 0, outcome.err
-    assert outcome.out.count("similarity") == 3
+    *searches, tags = [table.strip().splitlines() for table in re.split(r"\n +\n +\n", outcome.out)]
+    assert [table[0].split()[:2] for table in searches] == [["product", "similarity"]] * 4
+    assert re.match(r" *demo-0013 +0\.\d+ +navy striped t-shirt ", searches[0][2])
+    assert [line.split()[0] for line in tags[2:]] == ["kind", "colour", "pattern"]
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    assert "navy striped t-shirt" in page
+    assert page.count('<img src="data:image/jpeg;base64,') > 4 * 5 + 12
+    assert "://" not in re.sub(r'"data:[^"]*"', "", page)
+    again = catvec("tag", folder / "labels.yaml", "--home", embedded_home, "--json").json()
+    assert (again["products"], again["tagged"]) == (40, 0)
     failures = catvec("failures", "--home", embedded_home, "--json").json()["failures"]
     assert sorted((row["product_id"], row["code"]) for row in failures) == [
         ("broken-empty", "empty"),
@@ -68,7 +78,7 @@ def test_the_demo_touches_nothing_of_a_shop(
 
     by_wish = catvec(*options, "--db", database_url)
     assert by_wish.code == 0, by_wish.err
-    assert by_wish.out.count("similarity") == 3
+    assert by_wish.out.count("similarity") == 4
     assert "catvec similar demo-0001 -k 5 --model demo" in by_wish.err
     assert database_url not in by_wish.err
     assert shop.all("SELECT name FROM catvec.models WHERE is_active") == [("tiny",)]

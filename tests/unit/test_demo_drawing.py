@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from pipeline.catalog.open import read_catalog
-from pipeline.demo.catalog import BROKEN, Combination, combinations, write_demo_catalog
+from pipeline.demo.catalog import BROKEN, SHOWCASE, SHOWCASE_TITLE, Combination, combinations, write_demo_catalog
 from pipeline.demo.drawing import COLOURS, draw_product
 from pipeline.demo.patterns import PATTERNS
 from pipeline.demo.shapes import KINDS, flatten
@@ -278,7 +278,11 @@ def test_two_products_share_the_bytes_of_their_images(demo: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("products", [1, 2, 3, 7])
+def test_there_is_a_product_for_examples_to_ask_for(demo: Path) -> None:
+    assert [row["title"] for row in sound_rows(demo) if row["product_id"] == SHOWCASE] == [SHOWCASE_TITLE]
+
+
+@pytest.mark.parametrize("products", [1, 2, 3, 7, 13])
 def test_a_small_catalog_is_whole_too(tmp_path: Path, products: int) -> None:
     catalog = write_demo_catalog(tmp_path, products=products)
     assert len(sound_rows(catalog)) == products
