@@ -1,7 +1,8 @@
 """Write the made-up shop as a catalog: one CSV file, a folder of images, and the faults of a real catalog.
 
 Most images are JPEGs; some are PNGs without background or WebPs, one each is grey, CMYK and turned by EXIF.
-One product shares the bytes of another's images. `BROKEN` names the entries that cannot get a vector.
+One product shares the bytes of another's images. `held_out` says yes of combinations that the demo's model has not
+learned from. `BROKEN` names the entries that cannot get a vector.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ BROKEN: tuple[str, ...] = ("missing", "truncated", "html", "empty", "no-image", 
 SHOWCASE, SHOWCASE_TITLE = "demo-0013", "navy striped t-shirt"
 """a product of every catalog that is large enough, for examples to ask for"""
 
-_COLUMNS = ("product_id", "title", "kind", "category", "brand", "price", "colour", "pattern", "images")
+_COLUMNS = ("product_id", "title", "kind", "category", "brand", "price", "colour", "pattern", "held_out", "images")
 _BRANDS = ("Kitewell", "Tallgrass", "Northpier", "Bluehour", "Pinegate", "Oddsock & Daughters")
 SIZES = ((240, 320), (240, 320), (256, 256), (320, 240), (272, 304))
 _HELD_OUT_EVERY = 10
@@ -223,6 +224,7 @@ def _row(product_id: str, combination: Combination, files: list[str], rng: rando
         "price": str(price),
         "colour": combination.colour,
         "pattern": combination.pattern,
+        "held_out": "yes" if combination.is_held_out else "no",
         "images": "|".join(f"images/{file}" for file in files),
     }
 

@@ -91,6 +91,8 @@ def test_the_model_passes_its_evaluation(catvec: Catvec, url: str, folder: Path)
     retrieval = catvec("evaluate", "retrieval", "--db", url, "--fail-under", "text_to_image.recall@1=0.95", "--json")
     assert retrieval.code == 0, retrieval.err
     assert retrieval.json()["coverage"]["trained"] == 0
+    unseen = ("--by", "held_out", "--fail-under", "held_out=yes:text_to_image.recall@1=0.9")
+    assert catvec("evaluate", "retrieval", *unseen, "--db", url).code == 0
     limits = ("--attribute", "colour", "--fail-under", "top1=0.98")
     assert catvec("evaluate", "zero-shot", folder / "labels.yaml", *limits, "--db", url).code == 0
 
