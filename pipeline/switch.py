@@ -50,7 +50,7 @@ class Vectors:
 
 
 def activate(url: str, name: str, *, wait_s: float) -> Switch:
-    """Let apps read this model. Raises ModelError when it is unknown or not ready, StoreError if readers hold on."""
+    """Let apps read this model. Raises ConfigError when it is unknown, ModelError when not ready, StoreError."""
     from pipeline.store.migrate import open_current
     from pipeline.store.models import require_model
 
@@ -107,8 +107,8 @@ def _offer(connection: Connection, model: StoredModel) -> Offer:
 def drop(url: str, name: str, *, wait_s: float, is_sure: Callable[[Vectors], bool]) -> Vectors | None:
     """Take a model's vectors away if `is_sure` of what it is shown; None when not. Apps that ask for it are told.
 
-    Raises ModelError when it is active, retired or unknown, LockedError while a run, a build of its
-    neighbours or a tagging goes on, StoreError.
+    Raises ModelError when it is active or retired, ConfigError when it is unknown, LockedError while a run, a build
+    of its neighbours or a tagging goes on, StoreError.
     """
     from pipeline.store.locks import keep_trying
     from pipeline.store.migrate import open_current

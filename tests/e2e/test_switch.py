@@ -190,8 +190,8 @@ def test_a_dropped_model_is_listed_with_its_end_and_can_come_back(
 @pytest.mark.parametrize(
     ("command", "code", "error", "hint"),
     [
-        (("activate", "nix"), 1, "no model 'nix' in this database, there are: half, full", "see: catvec models"),
-        (("drop", "nix", "--yes"), 1, "no model 'nix' in this database, there are: half, full", "see: catvec models"),
+        (("activate", "nix"), 2, "no model 'nix' in this database, there are: half, full", "see: catvec models"),
+        (("drop", "nix", "--yes"), 2, "no model 'nix' in this database, there are: half, full", "see: catvec models"),
         (
             ("drop", "half", "--yes"),
             *(1, "model 'half' is active: apps read it"),
