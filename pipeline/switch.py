@@ -23,13 +23,16 @@ PUBLIC_VIEW = "catvec.image_embeddings"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """What a model gives the apps that read it. `missing_queries`: stored texts that it has not encoded."""
+    """What a model gives the apps that read it. `missing_queries`: stored texts that it has not encoded.
+    `tagged`: attributes that products are tagged with under it.
+    """
 
     model: StoredModel
     images: int
     has_index: bool
     missing_queries: int
     has_neighbours: bool
+    tagged: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +97,7 @@ def _offer(connection: Connection, model: StoredModel) -> Offer:
     from pipeline.store.index import find_index
     from pipeline.store.models import count_shown, has_neighbours
     from pipeline.store.queries import find_missing
+    from pipeline.store.tags import list_tagged
 
     return Offer(
         model=model,
@@ -101,6 +105,7 @@ def _offer(connection: Connection, model: StoredModel) -> Offer:
         has_index=find_index(connection, model).is_valid,
         missing_queries=len(find_missing(connection, model)),
         has_neighbours=has_neighbours(connection, model),
+        tagged=tuple(list_tagged(connection).get(model.name, ())),
     )
 
 
