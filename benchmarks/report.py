@@ -341,8 +341,8 @@ def write_tag(result: Result) -> Iterator[str]:
 
 def write_tokenizer(result: Result) -> Iterator[str]:
     yield (
-        f"{result['texts']} texts, {result['ids']} ids under {result['tokens']:,} tokens; texts with other ids than the "
-        f"re-computation has: {len(result['differing'])}."
+        f"{result['texts']} texts, {result['ids']} ids under {result['tokens']:,} tokens; texts with other ids than "
+        f"the re-computation has: {len(result['differing'])}."
     )
 
 
