@@ -142,13 +142,21 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
     """Tells how far the training is, notes the temperature beside the loss, and ends it in order when asked to."""
 
     def __init__(
-        self, objective: Objective, plan: Plan, *, progress: Progress, stop: Stop, tell: Callable[[str], None]
+        self,
+        objective: Objective,
+        plan: Plan,
+        *,
+        progress: Progress,
+        stop: Stop,
+        tell: Callable[[str], None],
+        on_save: Callable[[], None],
     ) -> None:
         self._objective = objective
         self._plan = plan
         self._progress = progress
         self._stop = stop
         self._tell = tell
+        self._on_save = on_save
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._objective.limit_scale()
@@ -160,6 +168,9 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         # a checkpoint must be good; a gradient that is no number shows in the weights before it does in the loss
         if control.should_save and not self._objective.is_finite():
             raise _diverged("the weights are not finite", state.global_step, args)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        self._on_save()
 
     def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 - the Trainer's signature
         state.log_history[-1]["temperature"] = self._objective.temperature
