@@ -108,17 +108,10 @@ def save_tiny_siglip(folder: Path, *, seed: int = 0, dims: int = 32, image_size:
 
 
 def clip_tokenizer() -> Any:
-    """CLIP's own kind of tokenizer (byte pairs, lower case) trained on a few product titles."""
-    from transformers import CLIPTokenizer
+    """CLIP's own kind of tokenizer (byte pairs, lower case), trained on a few product titles; it reads every text."""
+    from pipeline.train.tokens import train_tokenizer
 
-    return CLIPTokenizer(model_max_length=77).train_new_from_iterator(
-        TEXTS,
-        700,
-        initial_alphabet=_byte_alphabet(),
-        new_special_tokens=["<|startoftext|>", "<|endoftext|>"],
-        end_of_word_suffix="</w>",
-        show_progress=False,
-    )
+    return train_tokenizer(TEXTS, 700)
 
 
 def siglip_tokenizer() -> Any:

@@ -339,6 +339,13 @@ def write_tag(result: Result) -> Iterator[str]:
         yield f"| {found['label']} | {found['kept']:.2%} | {spread(found['ms'])} |"
 
 
+def write_tokenizer(result: Result) -> Iterator[str]:
+    yield (
+        f"{result['texts']} texts, {result['ids']} ids under {result['tokens']:,} tokens; texts with other ids than "
+        f"the re-computation has: {len(result['differing'])}."
+    )
+
+
 SECTIONS: dict[str, Callable[[Result], Iterator[str]]] = {
     "similar": write_similar,
     "tag": write_tag,
@@ -357,6 +364,7 @@ SECTIONS: dict[str, Callable[[Result], Iterator[str]]] = {
     "write_path": write_write_path,
     "bundle": write_bundle,
     "demo_model": write_demo_model,
+    "tokenizer": write_tokenizer,
 }
 
 if __name__ == "__main__":

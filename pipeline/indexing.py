@@ -80,7 +80,7 @@ class IndexReport:
 
 
 def build(url: str, name: str | None, options: IndexOptions, progress: Progress) -> IndexState:
-    """Have a valid index made as the options and the model say. Raises ModelError or StoreError."""
+    """Have a valid index made as the options and the model say. Raises CatvecError."""
     from pipeline.store.index import build_index, settings_of
 
     with opened(url, name, progress) as (connection, model):
@@ -114,7 +114,7 @@ def rebuild(url: str, name: str | None, options: IndexOptions, progress: Progres
 def drop(url: str, name: str | None, *, is_sure: Callable[[StoredModel, IndexState], bool]) -> IndexState | None:
     """Take the index away, if `is_sure` says so of it; returns it as it was, None when nothing was done.
 
-    Raises ModelError or StoreError.
+    Raises CatvecError.
     """
     from pipeline.store.index import drop_index, find_index
     from pipeline.store.migrate import open_current
@@ -157,7 +157,7 @@ def opened(url: str, name: str | None, progress: Progress) -> Iterator[tuple[Con
 
 
 def read_reports(url: str, name: str | None, progress: Progress, *, with_recall: bool) -> list[IndexReport]:
-    """How the index of the named model is, or those of all. Raises ModelError or StoreError."""
+    """How the index of the named model is, or those of all. Raises ConfigError for an unknown model, StoreError."""
     from pipeline.store.build import session_settings
     from pipeline.store.migrate import open_current
     from pipeline.store.models import choose_model, list_models

@@ -45,7 +45,7 @@ class ModelOnDemand:
     """The model of one run, once on each of its devices. Any thread may call its methods."""
 
     def __init__(self, settings: RunSettings, stored: KnownModel | None, progress: Progress) -> None:
-        """Raises ModelError for a model that cannot be found; one that is not known yet is loaded at once."""
+        """One that is not known yet is loaded at once. Raises ConfigError for one that does not exist, ModelError."""
         from pipeline.models.batch import BatchSizes
 
         self._settings = settings

@@ -178,7 +178,7 @@ def _check_name(name: str) -> None:
 
 
 def choose_text_model(connection: Connection, name: str | None) -> StoredModel:
-    """The named model, or the active one, that encodes words. Raises ModelError."""
+    """The named model, or the active one, that encodes words. Raises ConfigError for an unknown name, ModelError."""
     from pipeline.store.models import choose_model
 
     model = choose_model(connection, name)

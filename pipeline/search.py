@@ -182,7 +182,7 @@ def check_words(words: str, what: str) -> None:
 def load_stored_encoder(stored: StoredModel, choice: EncoderChoice) -> Encoder:
     """The encoder of a stored model, checked to be the very one that its vectors come from (law 6).
 
-    Raises ModelError.
+    Raises ModelError, and ConfigError for weights that are not where the choice says.
     """
     from pipeline.models.encoder import load_encoder
     from pipeline.models.preprocess import fingerprint

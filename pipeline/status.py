@@ -199,7 +199,7 @@ def read_failures(url: str, wanted: FailureFilter, *, limit: int) -> Failures:
 
 
 def retry(url: str, wanted: FailureFilter) -> Retry:
-    """Make failures due in the next run. Raises StoreError, ModelError when it names a model that is not there."""
+    """Make failures due in the next run. Raises StoreError, ConfigError when it names a model that is not there."""
     from pipeline.store.failures import group_failures, retry_failures
     from pipeline.store.migrate import open_current
     from pipeline.store.models import require_model

@@ -23,13 +23,16 @@ PUBLIC_VIEW = "catvec.image_embeddings"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """What a model gives the apps that read it. `missing_queries`: stored texts that it has not encoded."""
+    """What a model gives the apps that read it. `missing_queries`: stored texts that it has not encoded.
+    `tagged`: attributes that products are tagged with under it.
+    """
 
     model: StoredModel
     images: int
     has_index: bool
     missing_queries: int
     has_neighbours: bool
+    tagged: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +53,7 @@ class Vectors:
 
 
 def activate(url: str, name: str, *, wait_s: float) -> Switch:
-    """Let apps read this model. Raises ModelError when it is unknown or not ready, StoreError if readers hold on."""
+    """Let apps read this model. Raises ConfigError when it is unknown, ModelError when not ready, StoreError."""
     from pipeline.store.migrate import open_current
     from pipeline.store.models import require_model
 
@@ -94,6 +97,7 @@ def _offer(connection: Connection, model: StoredModel) -> Offer:
     from pipeline.store.index import find_index
     from pipeline.store.models import count_shown, has_neighbours
     from pipeline.store.queries import find_missing
+    from pipeline.store.tags import list_tagged
 
     return Offer(
         model=model,
@@ -101,14 +105,15 @@ def _offer(connection: Connection, model: StoredModel) -> Offer:
         has_index=find_index(connection, model).is_valid,
         missing_queries=len(find_missing(connection, model)),
         has_neighbours=has_neighbours(connection, model),
+        tagged=tuple(list_tagged(connection).get(model.name, ())),
     )
 
 
 def drop(url: str, name: str, *, wait_s: float, is_sure: Callable[[Vectors], bool]) -> Vectors | None:
     """Take a model's vectors away if `is_sure` of what it is shown; None when not. Apps that ask for it are told.
 
-    Raises ModelError when it is active, retired or unknown, LockedError while a run, a build of its
-    neighbours or a tagging goes on, StoreError.
+    Raises ModelError when it is active or retired, ConfigError when it is unknown, LockedError while a run, a build
+    of its neighbours or a tagging goes on, StoreError.
     """
     from pipeline.store.locks import keep_trying
     from pipeline.store.migrate import open_current

@@ -28,6 +28,7 @@ pytest_plugins = [
     "tests.fixtures.bundles",
     "tests.fixtures.nights",
     "tests.fixtures.healthy",
+    "tests.fixtures.judged",
     "tests.fixtures.roles",
     "tests.fixtures.pooler",
 ]

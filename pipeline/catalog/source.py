@@ -7,7 +7,6 @@ reader has had everything before it: so `open` can say after which row.
 from __future__ import annotations
 
 import codecs
-import difflib
 import gzip
 import io
 import sys
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from pipeline.errors import CatalogError, ConfigError
+from pipeline.near import near_paths
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -82,14 +82,12 @@ def check_exists(path: Path) -> None:
     try:
         if path.exists():
             return
-        folder = path.parent
-        names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+        near = near_paths(path)
     except OSError as error:
         raise CatalogError(f"cannot read {str(path)!r}: {error.strerror}") from error
-    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(repr(str(path.with_name(name))) for name in near)}?" if near else None
-    if not folder.is_dir():
-        hint = f"there is no folder {str(folder)!r} either"
+    hint = f"did you mean {' or '.join(repr(str(other)) for other in near)}?" if near else None
+    if not near and not path.parent.is_dir():
+        hint = f"there is no folder {str(path.parent)!r} either"
     raise CatalogError(f"no such file {str(path)!r}", hint=hint)
 
 

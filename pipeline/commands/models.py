@@ -129,4 +129,9 @@ def switch_lines(switch: Switch, *, place: str) -> Iterator[str]:
     if left.has_neighbours and not entered.has_neighbours:
         build = f"catvec neighbours build --model {name}{place}"
         yield f"warning: catvec.neighbours is empty under it; run: {build}"
+    if untagged := [attribute for attribute in left.tagged if attribute not in entered.tagged]:
+        yield (
+            f"warning: catvec.product_tags has no {', '.join(untagged)} under it; run with the labels or the head of "
+            f"each: catvec tag LABELS --model {name}{place}"
+        )
     yield f"before, apps read model {left.model.name}; to go back: catvec models rollback{place}"

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_origin, get_type_hints
 
 import typer
 
@@ -20,7 +20,7 @@ from pipeline.settings import plain_fields
 from pipeline.shard import Shard, parse_shard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 Record = TypeVar("Record")
 
@@ -150,7 +150,8 @@ def with_settings(*kinds: type) -> Callable[[Callable[..., None]], Callable[...,
 
     The command takes `**settings`; `take` turns them into the records again. A field without a default is an
     argument. A parameter that the command declares itself stands in place of the record's. Option `--batch-size` is
-    also the environment variable CATVEC_BATCH_SIZE.
+    also the environment variable CATVEC_BATCH_SIZE. A field whose type is an option already, such as `Database`, is
+    that option: so commands share those that no use case knows.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -182,7 +183,7 @@ _PARSED: dict[Any, tuple[str, Callable[[str], Any]]] = {
 """what stands for a value in --help, and how its text is read"""
 
 
-def take(kind: type[Record], options: dict[str, Any], **more: Any) -> Record:
+def take(kind: type[Record], options: Mapping[str, Any], **more: Any) -> Record:
     """Build a settings record from the options that `with_settings` made for it."""
     hints = get_type_hints(kind)
     values = {entry.name: _read(options[entry.name], hints[entry.name]) for entry in _parameters(kind)}
@@ -196,9 +197,14 @@ def _read(value: Any, hint: Any) -> Any:
 
 
 def _parameters(kind: type) -> Iterator[inspect.Parameter]:
-    hints, plain = get_type_hints(kind), set(plain_fields(kind))
+    hints, plain = get_type_hints(kind, include_extras=True), set(plain_fields(kind))
     for entry in fields(kind):
-        if entry.name in plain:
+        if get_origin(hints[entry.name]) is Annotated:
+            option = hints[entry.name]
+            yield inspect.Parameter(
+                entry.name, inspect.Parameter.KEYWORD_ONLY, default=entry.default, annotation=option
+            )
+        elif entry.name in plain:
             yield _option(entry.name, hints[entry.name], entry.default, entry.metadata["help"])
         elif entry.default is MISSING and entry.default_factory is MISSING and hints[entry.name] is str:
             annotation = Annotated[str, typer.Argument(metavar="CATALOG", help="file, folder, SQLAlchemy URL, or -")]

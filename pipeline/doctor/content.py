@@ -175,6 +175,27 @@ def check_index_memory(connection: Connection, models: Sequence[StoredModel]) ->
     return ok(detail)
 
 
+def check_tags(connection: Connection, models: Sequence[StoredModel]) -> Verdict:
+    """Whether apps find the attributes under the active model that they found under one before."""
+    from pipeline.store.tags import list_tagged
+
+    tagged = list_tagged(connection)
+    active = next((model.name for model in models if model.is_active), None)
+    if active is None:
+        return ok("apps read no model yet")
+    own = tagged.get(active, [])
+    # tags of a model that apps have not read yet are no loss
+    before = {model.name: tagged.get(model.name, []) for model in models if model.activated_at is not None}
+    lacking = {attribute: name for name, names in before.items() for attribute in names if attribute not in own}
+    if not lacking:
+        return ok(f"{', '.join(own)} under {active}" if own else "none")
+    where = ", ".join(f"{attribute} under {name}" for attribute, name in lacking.items())
+    return warning(
+        f"catvec.product_tags has {where}, not under {active}, which apps read",
+        f"catvec tag LABELS --model {active}, with the labels or the head of each",
+    )
+
+
 def check_run(sign: RunSign) -> Verdict:
     what = f"run {sign.run_id} of catalog {sign.catalog!r}"
     where = f"process {sign.pid} on {sign.host}"

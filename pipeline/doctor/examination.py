@@ -33,7 +33,7 @@ SERVER_CHECKS: dict[str, Callable[[Connection], Verdict]] = {
 }
 CONTENT = (
     *("active model", "weights", "vectors", "index", "use of the index", "index memory"),
-    *("last run", "failures", "statistics"),
+    *("tags", "last run", "failures", "statistics"),
 )
 """the names of what needs catvec's tables; those of a model carry its name when there is one"""
 UNREACHABLE = "the database cannot be reached"
@@ -145,6 +145,7 @@ def _examine_content(connection: Connection) -> list[Finding]:
     for model in models:
         findings += _examine_model(connection, model)
     findings.append(_ask(connection, "index memory", lambda there: content.check_index_memory(there, models)))
+    findings.append(_ask(connection, "tags", lambda there: content.check_tags(there, models)))
     findings.append(_ask(connection, "last run", check_runs))
     findings += [run_check(f"run {sign.run_id}", partial(content.check_run, sign)) for sign in signs[1:]]
     findings.append(_ask(connection, "failures", content.check_failures))

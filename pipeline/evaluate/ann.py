@@ -72,7 +72,7 @@ class IndexRecall:
 
 
 def evaluate_index(url: str, name: str | None, *, sample: int, seed: int, progress: Progress) -> IndexRecall:
-    """Search with vectors of the table, by the index and exactly. Raises ModelError or StoreError."""
+    """Search with vectors of the table, by the index and exactly. Raises CatvecError."""
     from pipeline.store.index import find_index
     from pipeline.store.migrate import open_current
     from pipeline.store.models import choose_model

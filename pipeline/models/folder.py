@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ModelError
 from pipeline.models.preprocess import PROCESSOR_FILES
+from pipeline.near import near_paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -100,6 +101,14 @@ def is_complete(folder: Path) -> bool:
         return False
     has_processor = any((folder / name).is_file() for name in PROCESSOR_FILES)
     return has_processor and (has_tokenizer(folder) or "text_config" not in read_config(folder))
+
+
+def find_near(path: Path) -> list[Path]:
+    """Model folders whose paths are spelled nearly like this one."""
+    try:
+        return [other for other in near_paths(path) if (other / "config.json").is_file()]
+    except OSError:
+        return []  # a folder that may not be read: there is nothing to propose
 
 
 def hash_folder(folder: Path, weights: Iterable[Path]) -> str:

@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import ConfigError, ModelError
+from pipeline.errors import ConfigError
+from pipeline.models.folder import find_near
 
 if TYPE_CHECKING:
     from pipeline.settings import ModelSettings
@@ -30,7 +31,7 @@ def hub_id(model: str) -> str | None:
     A folder that exists comes before a Hub id of the same spelling, as in transformers; an alias before both.
 
     Raises:
-        ModelError: neither an alias, nor a folder, nor spelled like a Hub id.
+        ConfigError: neither an alias, nor a folder, nor spelled like a Hub id.
     """
     if model in ALIASES:
         return ALIASES[model]
@@ -39,11 +40,11 @@ def hub_id(model: str) -> str | None:
     if _HUB_ID.fullmatch(model):
         return model
     known = ", ".join(ALIASES)
-    near = difflib.get_close_matches(model, ALIASES, n=1)
-    raise ModelError(
+    near = [*difflib.get_close_matches(model, ALIASES, n=1), *map(str, find_near(Path(model)))]
+    raise ConfigError(
         f"unknown model {model!r}, expected {known}, a Hub id such as google/siglip-base-patch16-224, "
         "or a model folder that exists",
-        hint=f"did you mean {near[0]}?" if near else None,
+        hint=f"did you mean {' or '.join(near)}?" if near else None,
     )
 
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import ModelError
+from pipeline.errors import CatvecError, ConfigError, ModelError
 from pipeline.models import folder as model_folder
 from pipeline.models.preprocess import PROCESSOR_FILES
 from pipeline.models.registry import hub_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from pipeline.settings import ModelSettings
 
@@ -42,6 +42,7 @@ def find_model(settings: ModelSettings, *, registered_revision: str | None = Non
     is asked for, so that a `main` that moved changes no vectors.
 
     Raises:
+        ConfigError: no such model, or none that this machine is allowed to have.
         ModelError: the files cannot be had, or are incomplete.
     """
     repository = hub_id(settings.model)
@@ -56,16 +57,17 @@ def find_model(settings: ModelSettings, *, registered_revision: str | None = Non
 
 def _open_folder(folder: Path, revision: str | None) -> ModelFiles:
     if not folder.exists():
-        raise ModelError(
+        near = model_folder.find_near(folder)
+        raise ConfigError(
             f"there is no model folder {str(folder)!r}",
-            hint="a Hub id has the form owner/name, for example openai/clip-vit-base-patch32",
+            hint=_did_you_mean(near) or "a Hub id has the form owner/name, for example openai/clip-vit-base-patch32",
         )
     if not folder.is_dir():
-        raise ModelError(
+        raise ConfigError(
             f"{str(folder)!r} is a file, expected a model folder", hint=f"give its folder, {str(folder.parent)!r}"
         )
     if revision is not None:
-        raise ModelError(
+        raise ConfigError(
             f"--revision is {revision!r}, but a folder such as {str(folder)!r} has no revisions",
             hint="leave --revision out: a folder is identified by its weights",
         )
@@ -80,6 +82,10 @@ def _open_folder(folder: Path, revision: str | None) -> ModelFiles:
     return ModelFiles(folder=folder, source="folder", revision=model_folder.hash_folder(folder, weights))
 
 
+def _did_you_mean(near: Sequence[Path]) -> str | None:
+    return f"did you mean the folder {' or '.join(repr(str(path)) for path in near)}?" if near else None
+
+
 def _find_cached(repository: str, revision: str) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -91,7 +97,7 @@ def _find_cached(repository: str, revision: str) -> Path | None:
     except LocalEntryNotFoundError:
         return None
     except HFValidationError as error:
-        raise ModelError(f"{repository!r} is no Hub id, expected owner/name") from error
+        raise ConfigError(f"{repository!r} is no Hub id, expected owner/name") from error
     return Path(folder) if model_folder.is_complete(Path(folder)) else None
 
 
@@ -155,12 +161,31 @@ def _download_weights(repository: str, folder: Path) -> None:
         return
 
 
-def _explain(repository: str, revision: str, error: Exception) -> ModelError:
+def _explain(repository: str, revision: str, error: Exception) -> CatvecError:
     """What went wrong, without the Hub's own text: it holds addresses, and a mirror's may hold a password."""
+    from huggingface_hub import constants
+
+    reason, is_wrong = _find_reason(error)
+    near = model_folder.find_near(Path(repository))
+    hint = _did_you_mean(near) or (
+        f"on a machine with access run `hf download {repository} --revision {revision} --local-dir FOLDER` "
+        "and give the copied FOLDER as --model; or point HF_HOME at a cache that has it, or HF_ENDPOINT at a mirror"
+    )
+    kind = ConfigError if is_wrong or near else ModelError
+    return kind(
+        f"model {repository!r} at revision {revision!r} cannot be had: {reason}; "
+        f"searched the cache {constants.HF_HUB_CACHE}",
+        hint=hint,
+    )
+
+
+def _find_reason(error: Exception) -> tuple[str, bool]:
+    """Why the Hub gave nothing; and whether what was asked for is wrong, so that asking again is of no use."""
     from huggingface_hub import constants, errors
 
     if isinstance(error.__cause__, errors.HfHubHTTPError):
         error = error.__cause__  # the Hub did answer; "not found locally" is only what followed
+    is_wrong = True
     # subclasses first
     if isinstance(error, errors.GatedRepoError):
         reason = "the Hub gives it only to accounts that accepted its terms: accept them, and set HF_TOKEN"
@@ -169,16 +194,11 @@ def _explain(repository: str, revision: str, error: Exception) -> ModelError:
     elif isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (401, 404):
         reason = "the Hub has no such model, or it is private and HF_TOKEN does not open it"
     elif isinstance(error, errors.HfHubHTTPError):
-        reason = f"the Hub answered with status {error.response.status_code}"
+        reason, is_wrong = f"the Hub answered with status {error.response.status_code}", False
     elif constants.HF_HUB_OFFLINE:
         reason = "it is not in the cache, and HF_HUB_OFFLINE is set"
     elif isinstance(error, OSError) and error.errno is not None:
-        reason = f"its files cannot be written: {error.strerror}"
+        reason, is_wrong = f"its files cannot be written: {error.strerror}", False
     else:
-        reason = "it is not in the cache, and the Hub cannot be reached"
-    return ModelError(
-        f"model {repository!r} at revision {revision!r} cannot be had: {reason}; "
-        f"searched the cache {constants.HF_HUB_CACHE}",
-        hint=f"on a machine with access run `hf download {repository} --revision {revision} --local-dir FOLDER` "
-        "and give the copied FOLDER as --model; or point HF_HOME at a cache that has it, or HF_ENDPOINT at a mirror",
-    )
+        reason, is_wrong = "it is not in the cache, and the Hub cannot be reached", False
+    return reason, is_wrong

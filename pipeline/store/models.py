@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -10,11 +12,12 @@ from psycopg import sql
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
-from pipeline.errors import ModelError
+from pipeline.errors import ConfigError, ModelError
 from pipeline.records import ModelSpec, PreprocessSpec
 from pipeline.store.roles import require_owner
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from pipeline.store.connect import Connection
@@ -136,24 +139,34 @@ def find_twin(connection: Connection, spec: ModelSpec, fingerprint: str) -> Stor
 
 
 def require_model(connection: Connection, name: str) -> StoredModel:
-    """The named model, whatever its state. Raises ModelError when there is none."""
+    """The named model, whatever its state. Raises ConfigError when there is none."""
     models = list_models(connection)
     for model in models:
         if model.name == name:
             return model
-    known = ", ".join(model.name for model in models if not model.is_retired) or "none"
-    raise ModelError(f"no model {name!r} in this database, there are: {known}", hint="see: catvec models")
+    kept = [model for model in models if not model.is_retired]
+    known = ", ".join(model.name for model in kept) or "none"
+    near = _guess_meant(kept, name)
+    hint = f"did you mean {near!r}? see: catvec models" if near else "see: catvec models"
+    raise ConfigError(f"no model {name!r} in this database, there are: {known}", hint=hint)
+
+
+def _guess_meant(models: Sequence[StoredModel], text: str) -> str | None:
+    """The name of the model that is loaded from what was given in place of a name, or whose name is spelled alike."""
+    places = {text, str(Path(text).expanduser().resolve())}
+    loaded = [model.name for model in models if places & {model.location, model.source}]
+    return next(iter(loaded or difflib.get_close_matches(text, [model.name for model in models], n=1)), None)
 
 
 def choose_model(connection: Connection, name: str | None) -> StoredModel:
     """The named model, or the active one, to work with its vectors.
 
-    Raises ModelError when there is none, or its vectors are gone.
+    Raises ConfigError for a name that is unknown, or whose vectors are gone; ModelError when no model is active.
     """
     if name is not None:
         model = require_model(connection, name)
         if model.is_retired:
-            raise ModelError(
+            raise ConfigError(
                 f"model {name!r} was retired on {model.retired_at:%Y-%m-%d}, its vectors are gone",
                 hint="name another model, or none for the active one; see: catvec models",
             )

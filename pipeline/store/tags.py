@@ -38,6 +38,13 @@ SELECT attribute_id, attribute, labels, question, threshold, temperature, is_cur
  ORDER BY attribute, is_current
 """
 
+# the public view, which readers may look at, too
+LIST_TAGGED = """
+SELECT model, array_agg(attribute ORDER BY attribute)
+  FROM catvec.tag_attributes
+ GROUP BY model
+"""
+
 INSERT_EDITION = """
 INSERT INTO catvec_store.tag_attributes (model_id, attribute, labels, question, threshold, temperature)
 VALUES (%(model_id)s, %(attribute)s, %(labels)s, %(question)s, %(threshold)s, %(temperature)s)
@@ -215,6 +222,11 @@ def take_lock(connection: Connection, model: StoredModel) -> None:
 def list_editions(connection: Connection, model: StoredModel) -> list[Edition]:
     with connection.cursor(row_factory=class_row(Edition)) as cursor:
         return cursor.execute(SELECT_EDITIONS, (model.model_id,)).fetchall()
+
+
+def list_tagged(connection: Connection) -> dict[str, list[str]]:
+    """The attributes that products are tagged with, by the name of the model."""
+    return dict(connection.execute(LIST_TAGGED).fetchall())
 
 
 def open_edition(connection: Connection, model: StoredModel, question: Question) -> int:

@@ -64,7 +64,7 @@ def write_card(record: Record, *, has_chart: bool) -> str:
     ]
     lines += _metrics(record)
     lines += ["", *(["![loss, temperature and Recall@K over the steps](curves.png)", ""] if has_chart else [])]
-    lines += ["## How it was made", "", f"In {record.seconds:,.0f} s, of the last command:", ""]
+    lines += ["## How it was made", "", f"In {record.seconds:,.0f} s, interrupted commands included:", ""]
     lines += ["```sh", record.command, "```", ""]
     lines += _table("setting", "value", {name: value for name, value in record.decisive.items() if name[0] == "-"})
     return "\n".join([*lines, "", *_table("version of", "was", record.versions), ""])

@@ -20,7 +20,7 @@ class Trained:
     """What came out; its fields are the keys of `catvec train --json`.
 
     `metrics` are those of the best step on products kept apart, empty when there are none; `is_new` says that it was
-    not there before. `seconds` are those of the last command, which may have gone on with what another began.
+    not there before. `seconds` are those of all commands, when some of them were interrupted.
     """
 
     folder: str

@@ -6,6 +6,8 @@ whole batch of them at once: pixels by one indexed read, titles tokenized before
 
 from __future__ import annotations
 
+import shutil
+import sys
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +40,10 @@ LOGS = 400
 BETAS, EPSILON = (0.9, 0.98), 1e-6
 """of AdamW: Radford et al. 2021, table 19, for vision transformers"""
 JUDGED_BY = "recall@1"
+WORKERS = 2
+WAITING_BATCHES = WORKERS * 2 + 2
+"""at most: torch asks each worker for two ahead; one more is being copied, and one at work"""
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - no file is made there by name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,13 +148,21 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
     """Tells how far the training is, notes the temperature beside the loss, and ends it in order when asked to."""
 
     def __init__(
-        self, objective: Objective, plan: Plan, *, progress: Progress, stop: Stop, tell: Callable[[str], None]
+        self,
+        objective: Objective,
+        plan: Plan,
+        *,
+        progress: Progress,
+        stop: Stop,
+        tell: Callable[[str], None],
+        on_save: Callable[[], None],
     ) -> None:
         self._objective = objective
         self._plan = plan
         self._progress = progress
         self._stop = stop
         self._tell = tell
+        self._on_save = on_save
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._objective.limit_scale()
@@ -160,6 +174,9 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         # a checkpoint must be good; a gradient that is no number shows in the weights before it does in the loss
         if control.should_save and not self._objective.is_finite():
             raise _diverged("the weights are not finite", state.global_step, args)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        self._on_save()
 
     def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 - the Trainer's signature
         state.log_history[-1]["temperature"] = self._objective.temperature
@@ -196,7 +213,8 @@ def make_trainer(
     reporter: Reporter,
 ) -> ContrastiveTrainer:
     """The trainer of one training, with its checkpoints in `folder`."""
-    arguments = _arguments(plan, settings, folder, has_judge=judge is not None)
+    workers = count_workers(plan.device, plan.batch_size * batches.images[0].nbytes)
+    arguments = _arguments(plan, settings, folder, has_judge=judge is not None, workers=workers)
     stopping = [] if judge is None else [EarlyStoppingCallback(settings.patience)]
     trainer = ContrastiveTrainer(
         objective,
@@ -212,7 +230,18 @@ def make_trainer(
     return trainer
 
 
-def _arguments(plan: Plan, settings: TrainSettings, folder: Path, *, has_judge: bool) -> Any:
+def count_workers(device: str, batch_bytes: int, shared: Path = SHARED_MEMORY) -> int:
+    """Processes that make batches beside the GPU's work; on a CPU they would take its cores.
+
+    Their batches wait in shared memory: without room there (Docker gives 64 MB) a worker is killed by SIGBUS.
+    """
+    if device != "cuda":
+        return 0
+    free = shutil.disk_usage(shared).free if shared.is_dir() else sys.maxsize
+    return WORKERS if free > WAITING_BATCHES * batch_bytes else 0
+
+
+def _arguments(plan: Plan, settings: TrainSettings, folder: Path, *, has_judge: bool, workers: int) -> Any:
     arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=plan.batch_size,
@@ -242,8 +271,7 @@ def _arguments(plan: Plan, settings: TrainSettings, folder: Path, *, has_judge: 
         remove_unused_columns=False,
         dataloader_drop_last=True,
         dataloader_pin_memory=plan.device == "cuda",
-        # beside the GPU's work; on a CPU they would take its cores
-        dataloader_num_workers=2 if plan.device == "cuda" else 0,
+        dataloader_num_workers=workers,
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # of several it would give each a part of the batch to tell apart
     return arguments

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pipeline.train.record import Trained
     from pipeline.train.start import Start
     from pipeline.train.trainer import ContrastiveTrainer, Plan
+    from pipeline.train.work import Clock
 
 DECISIVE = (
     "tune", "epochs", "batch_size", "weight_decay", "warmup", "max_grad_norm", "augment", "validation_share",
@@ -52,8 +53,8 @@ def train(settings: TrainSettings, output: Path, around: Surroundings) -> Traine
         refuse_others(known.decisive, job.decisive, f"the model in {str(output)!r} was trained", hint)
         return known.trained(str(output), is_new=False)
     try:
-        with job.work.begun(job.decisive, restart=around.restart):
-            return _train(job, str(output), began)
+        with job.work.begun(job.decisive, restart=around.restart, began=began) as clock:
+            return _train(job, str(output), clock)
     except OSError as error:
         raise CatvecError(
             f"the training cannot be kept in {str(job.work.folder)!r}: {error.strerror or error}",
@@ -61,15 +62,15 @@ def train(settings: TrainSettings, output: Path, around: Surroundings) -> Traine
         ) from error
 
 
-def _train(job: Job, output: str, began: float) -> Trained:
+def _train(job: Job, output: str, clock: Clock) -> Trained:
     from pipeline.train.result import make_record, save, tell_left_out
 
     start = _open_start(job)
     learned, judged = _read_parts(job, start.preprocess)
     _check_titles(learned)
-    trainer, finish = _prepare(job, start, learned, judged)
+    trainer, finish = _prepare(job, start, learned, judged, on_save=clock.keep)
     _run(job, trainer)
-    record = make_record(job, trainer, learned, judged, seconds=time.monotonic() - began)
+    record = make_record(job, trainer, learned, judged, seconds=clock.seconds)
     tell_left_out(job, learned, judged)
     save(job, start, finish(), record, trainer, learned)
     return record.trained(output, is_new=True)
@@ -192,7 +193,9 @@ def _check_titles(learned: Part) -> None:
         )
 
 
-def _prepare(job: Job, start: Start, learned: Part, judged: Part) -> tuple[ContrastiveTrainer, Callable[[], Any]]:
+def _prepare(
+    job: Job, start: Start, learned: Part, judged: Part, *, on_save: Callable[[], None]
+) -> tuple[ContrastiveTrainer, Callable[[], Any]]:
     """The trainer, and what gives the model as it is to be saved when it is done."""
     from pipeline.train.objective import Objective
     from pipeline.train.recall import choose_judge
@@ -213,7 +216,9 @@ def _prepare(job: Job, start: Start, learned: Part, judged: Part) -> tuple[Contr
     judge = choose_judge(judged.pixels, judged.titles, start.tokenizer, job.device, settings.seed)
     plan = plan_steps(settings, len(batches), learning_rate=job.rate, precision=job.precision, device=job.device)
     _tell_plan(job, plan, learned, has_judge=judge is not None)
-    reporter = Reporter(objective, plan, progress=around.progress, stop=around.stop, tell=around.tell)
+    reporter = Reporter(
+        objective, plan, progress=around.progress, stop=around.stop, tell=around.tell, on_save=on_save
+    )
     trainer = make_trainer(
         objective, batches, judge, plan, settings=settings, folder=job.work.checkpoints, reporter=reporter
     )

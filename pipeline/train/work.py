@@ -4,6 +4,7 @@ settings.json      what decides the outcome; the same command goes on, another i
 start/             the model it began with, when that is a new one
 train/ validation/ the pixels
 checkpoints/       the best and the last
+spent.json         how long the commands took that were interrupted
 model/             the output while it is written; renamed when it is whole
 """
 
@@ -11,11 +12,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import ConfigError, LockedError
+from pipeline.errors import CatvecError, ConfigError, LockedError
 from pipeline.files import write_atomically
 from pipeline.train.record import RECORD, read_record
 
@@ -24,6 +26,28 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.train.record import Record
+
+
+class Clock:
+    """How long a training has taken, with the commands before that were interrupted.
+
+    What a kill or a power cut leaves out is the time since the checkpoint before it.
+    """
+
+    def __init__(self, path: Path, began: float) -> None:
+        """`began` is when this command did, by time.monotonic()."""
+        self._path = path
+        self._began = began
+        self._before = float(_read_object(path).get("seconds", 0)) if path.is_file() else 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self._before + time.monotonic() - self._began
+
+    def keep(self) -> None:
+        """Let a command that goes on know; on a full disk it does not."""
+        with suppress(CatvecError):
+            write_atomically(self._path, json.dumps({"seconds": round(self.seconds, 1)}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,23 +72,34 @@ class Work:
     def model(self) -> Path:
         return self.folder / "model"
 
+    @property
+    def _spent(self) -> Path:
+        return self.folder / "spent.json"
+
     @contextmanager
-    def begun(self, decisive: Mapping[str, Any], *, restart: bool) -> Iterator[None]:
+    def begun(self, decisive: Mapping[str, Any], *, restart: bool, began: float) -> Iterator[Clock]:
         """Take up the training that was begun here, or begin one, and keep others away meanwhile.
 
-        Raises ConfigError when it is another one, LockedError when another command is at it.
+        `began` is when the command did, by time.monotonic(). Raises ConfigError when it is another training,
+        LockedError when another command is at it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with _locked(self.folder):
             self._begin(decisive, restart=restart)
-            yield
+            clock = Clock(self._spent, began)
+            try:
+                yield clock
+            finally:
+                if self.folder.is_dir():  # it is not finished
+                    clock.keep()
 
     def _begin(self, decisive: Mapping[str, Any], *, restart: bool) -> None:
         note = self.folder / "settings.json"
         if restart:
             for gone in (self.start, self.checkpoints, self.model):
                 shutil.rmtree(gone, ignore_errors=True)
-            note.unlink(missing_ok=True)
+            for forgotten in (note, self._spent):
+                forgotten.unlink(missing_ok=True)
         if note.is_file():
             known = _read_object(note)
             hint = "the command it was begun with goes on; --restart forgets it, or choose another --output"

@@ -157,34 +157,46 @@ def nothing_at_all(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "error", "hint"),
+    ("spoil", "complaint"),
     [
         (
             without_weights,
-            "{folder} has no weights, expected model.safetensors or pytorch_model.bin, "
-            "or an index with all its shards",
-            COPY_AGAIN,
+            (
+                1,
+                "{folder} has no weights, expected model.safetensors or pytorch_model.bin, "
+                "or an index with all its shards",
+                COPY_AGAIN,
+            ),
         ),
         (
             half_the_weights,
-            "the weights in {folder} cannot be loaded: "
-            "Error while deserializing header: incomplete metadata, file not fully covered",
-            "copy the model folder again, or run git lfs pull if it is a Git clone of the Hub",
+            (
+                1,
+                "the weights in {folder} cannot be loaded: "
+                "Error while deserializing header: incomplete metadata, file not fully covered",
+                "copy the model folder again, or run git lfs pull if it is a Git clone of the Hub",
+            ),
         ),
         (
             without_config,
-            "{folder} has no config.json, expected a model folder as transformers saves it",
-            "convert the model with transformers' save_pretrained",
+            (
+                1,
+                "{folder} has no config.json, expected a model folder as transformers saves it",
+                "convert the model with transformers' save_pretrained",
+            ),
         ),
         (
             nothing_at_all,
-            "there is no model folder '{folder}'",
-            "a Hub id has the form owner/name, for example openai/clip-vit-base-patch32",
+            (
+                2,
+                "there is no model folder '{folder}'",
+                "a Hub id has the form owner/name, for example openai/clip-vit-base-patch32",
+            ),
         ),
     ],
 )
 def test_a_model_that_cannot_be_loaded(
-    catvec: Catvec, unchanged: Healthy, tmp_path: Path, spoil: Callable[[Path], None], error: str, hint: str
+    catvec: Catvec, unchanged: Healthy, tmp_path: Path, spoil: Callable[[Path], None], complaint: tuple[int, str, str]
 ) -> None:
     folder = shutil.copytree(unchanged.model, tmp_path / "model")
     spoil(folder)
@@ -192,7 +204,8 @@ def test_a_model_that_cannot_be_loaded(
 
     outcome = catvec("run", unchanged.folder / "catalog.csv", *options)
 
-    assert outcome.complaint() == (1, error.format(folder=folder), hint)
+    code, error, hint = complaint
+    assert outcome.complaint() == (code, error.format(folder=folder), hint)
 
 
 def test_a_hub_model_that_is_not_here_while_offline(
@@ -205,7 +218,7 @@ def test_a_hub_model_that_is_not_here_while_offline(
     )
     _, err = process.communicate(timeout=60)
 
-    assert process.returncode == 1
+    assert process.returncode == 2
     [error, hint] = err.splitlines()[-2:]
     assert error == (
         "error: model 'acme/clip' at revision 'main' cannot be had: it is not in the cache, and HF_HUB_OFFLINE is "
@@ -218,7 +231,7 @@ def test_a_misspelt_model(catvec: Catvec, unchanged: Healthy) -> None:
     outcome = catvec("run", unchanged.folder / "catalog.csv", "--db", unchanged.url, "--model", "vit-b-23")
 
     assert outcome.complaint() == (
-        1,
+        2,
         "unknown model 'vit-b-23', expected vit-b-32, vit-b-16, vit-l-14, vit-l-14-336, a Hub id such as "
         "google/siglip-base-patch16-224, or a model folder that exists",
         "did you mean vit-b-32?",
@@ -270,7 +283,7 @@ def test_questions_that_cannot_be_answered(catvec: Catvec, unchanged: Healthy, t
         (["similar", "P01", "--model", "old"], 2, 'no model "old", there are: healthy', None),
         (
             ["search", "red", "--model", "old"],
-            1,
+            2,
             "no model 'old' in this database, there are: healthy",
             "see: catvec models",
         ),
@@ -313,7 +326,7 @@ def test_questions_that_cannot_be_answered(catvec: Catvec, unchanged: Healthy, t
         ),
         (
             ["models", "activate", "old"],
-            1,
+            2,
             "no model 'old' in this database, there are: healthy",
             "see: catvec models",
         ),

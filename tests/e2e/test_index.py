@@ -140,7 +140,7 @@ def test_the_index_from_its_build_to_its_end(catvec: Catvec, healthy: Healthy, t
 def test_bad_input_is_told_before_any_work(catvec: Catvec, healthy: Healthy, tmp_path: Path) -> None:
     db = ("--db", healthy.url)
     for arguments, code, message in (
-        (("build", "nix"), 1, "no model 'nix' in this database, there are: healthy"),
+        (("build", "nix"), 2, "no model 'nix' in this database, there are: healthy"),
         (
             ("rebuild", "--m", 64, "--ef-construction", 64),
             2,

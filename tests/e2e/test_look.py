@@ -135,7 +135,7 @@ def test_retry_of_nothing_is_no_error(shop: Shop, catvec: Catvec, database_url: 
 def test_retry_under_an_unknown_model_is_refused(shop: Shop, catvec: Catvec, database_url: str) -> None:
     ailing(shop)
     assert catvec("retry", "--model", "nope", "--db", database_url).complaint() == (
-        1,
+        2,
         "no model 'nope' in this database, there are: tiny",
         "see: catvec models",
     )

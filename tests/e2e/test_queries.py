@@ -126,7 +126,7 @@ def test_a_text_too_long_is_cut_and_this_is_said(catvec: Catvec, healthy: Health
         ),
         (
             ["embed-text", "x", "--model", "nix"],
-            1,
+            2,
             "no model 'nix' in this database, there are: healthy",
             "see: catvec models",
         ),
@@ -140,7 +140,7 @@ def test_a_text_too_long_is_cut_and_this_is_said(catvec: Catvec, healthy: Health
         ),
         (
             ["queries", "add", "x", "x", "--model", "nix"],
-            1,
+            2,
             "no model 'nix' in this database, there are: healthy",
             "see: catvec models",
         ),

@@ -141,6 +141,12 @@ def test_what_apps_would_miss_under_the_new_model_is_said(catvec: Catvec, models
             " WHERE content_sha256 IN (SELECT content_sha256 FROM catvec_store.emb_full LIMIT 3)"
         )
         connection.execute("DROP INDEX catvec_store.emb_full_hnsw")
+        connection.execute(
+            "INSERT INTO catvec_store.tag_attributes (model_id, attribute, labels, question, threshold, is_current)"
+            " SELECT m.model_id, t.attribute, '{red}', 'q', 0.5, true"
+            "   FROM (VALUES ('half', 'colour'), ('half', 'kind'), ('full', 'kind')) AS t (model, attribute)"
+            "   JOIN catvec_store.models m ON m.name = t.model"
+        )
 
     outcome = catvec("models", "activate", "full", "--db", models)
 
@@ -150,6 +156,8 @@ def test_what_apps_would_miss_under_the_new_model_is_said(catvec: Catvec, models
         "warning: it has no index, so searches are exact and slow; run: catvec index build full --db …",
         "warning: 2 stored queries have no vector under it; run: catvec queries refresh --model full --db …",
         "warning: these are 3 fewer than the 12 of half; a run with it may not be complete",
+        "warning: catvec.product_tags has no colour under it; run with the labels or the head of each: "
+        "catvec tag LABELS --model full --db …",
         "before, apps read model half; to go back: catvec models rollback --db …",
     ]
 
@@ -190,8 +198,8 @@ def test_a_dropped_model_is_listed_with_its_end_and_can_come_back(
 @pytest.mark.parametrize(
     ("command", "code", "error", "hint"),
     [
-        (("activate", "nix"), 1, "no model 'nix' in this database, there are: half, full", "see: catvec models"),
-        (("drop", "nix", "--yes"), 1, "no model 'nix' in this database, there are: half, full", "see: catvec models"),
+        (("activate", "nix"), 2, "no model 'nix' in this database, there are: half, full", "see: catvec models"),
+        (("drop", "nix", "--yes"), 2, "no model 'nix' in this database, there are: half, full", "see: catvec models"),
         (
             ("drop", "half", "--yes"),
             *(1, "model 'half' is active: apps read it"),

@@ -134,7 +134,7 @@ def test_a_killed_tagging_goes_on(catvec: Catvec, catvec_process: Starter, healt
             "0 products have one of the labels of 'kind' as their 'category' in the catalog, expected at least 20; "
             "12 have another value",
         ),
-        (["labels.yaml", "--model", "nix"], 1, "no model 'nix' in this database, there are: healthy"),
+        (["labels.yaml", "--model", "nix"], 2, "no model 'nix' in this database, there are: healthy"),
     ],
 )
 def test_what_makes_no_sense_is_refused(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import signal
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -113,6 +114,7 @@ def test_a_killed_training_goes_on_to_the_same_model(
     wait_until((tmp_path / "killed.training/checkpoints/checkpoint-20/trainer_state.json").is_file, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    spent = json.loads((tmp_path / "killed.training/spent.json").read_text())["seconds"]
 
     went_on = catvec("train", tiles, "--output", output, *options, "--json")
     undisturbed = catvec("train", tiles, "--output", tmp_path / "whole", *options, "--json")
@@ -120,6 +122,7 @@ def test_a_killed_training_goes_on_to_the_same_model(
     assert "going on after step" in went_on.err
     assert went_on.json()["metrics"] == undisturbed.json()["metrics"]
     assert_same_weights(output, tmp_path / "whole")
+    assert went_on.json()["seconds"] > spent > 0
 
 
 def test_a_training_that_is_asked_to_stop_keeps_its_last_step(
@@ -132,13 +135,20 @@ def test_a_training_that_is_asked_to_stop_keeps_its_last_step(
         if text.startswith("step 10 "):
             stop.ask("SIGTERM")
 
+    began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         train_on(tiles, output, evaluate_every=10, stop=stop, tell=stop_at_first_evaluation)
+    stopped = time.monotonic()
+    spent = json.loads((tmp_path / "stopped.training/spent.json").read_text())["seconds"]
     went_on = train_on(tiles, output, evaluate_every=10, tell=said.append)
+    ended = time.monotonic()
 
     assert "going on after step 11" in said
     assert went_on.metrics == trained[1].metrics
     assert_same_weights(output, trained[0])
+    assert spent == pytest.approx(stopped - began, abs=0.2)
+    assert spent < went_on.seconds < spent + ended - stopped
+    assert f"In {went_on.seconds:,.0f} s, interrupted commands included" in (output / "README.md").read_text()
 
 
 def test_a_finished_training_is_not_done_again(tiles: Path, trained: tuple[Path, Trained]) -> None:

@@ -45,7 +45,7 @@ def test_nothing_is_found_in_a_healthy_database(database_url: str, first_model: 
         *("database", "server", "round trip", "clock", "pooler", "long transactions", "vector extension"),
         *("search path", "rights", "tables", "active model"),
         *("weights of tiny", "vectors of tiny", "index of tiny", "use of the index of tiny"),
-        *("index memory", "last run", "failures", "statistics"),
+        *("index memory", "tags", "last run", "failures", "statistics"),
     ]
     assert findings["vectors of tiny"].detail == "3 of 3 images have one"
     assert findings["tables"].detail == f"version {newest_version()}, the newest"

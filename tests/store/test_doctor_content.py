@@ -10,12 +10,15 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from pipeline.records import Failure, Outcomes
+from pipeline.store.models import register_model
 from pipeline.store.runs import end_run, take_lock
 from pipeline.store.vectors import write_outcomes
 from tests.fixtures.doctor import change, look, seen, states
-from tests.fixtures.store import Shop, product
+from tests.fixtures.store import Shop, model_spec, product, unit
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pipeline.store.connect import Connection
     from pipeline.store.models import StoredModel
 
@@ -55,6 +58,33 @@ def test_a_hub_model_that_is_not_cached_is_seen(shop: Shop, database_url: str, f
     change(shop, "UPDATE catvec_store.models SET source = 'someone/unheard-of-clip', revision = 'abc'")
     finding = look(database_url)["weights of tiny"]
     assert (finding.state, finding.detail) == ("warning", "someone/unheard-of-clip is not in this machine's cache")
+
+
+def test_tags_that_stayed_under_the_model_before_are_seen(
+    shop: Shop, database_url: str, first_model: StoredModel, tiny_clip: Path
+) -> None:
+    add = (
+        "INSERT INTO catvec_store.tag_attributes (model_id, attribute, labels, question, threshold, is_current)"
+        " SELECT model_id, %s, '{red}', 'q', 0.5, %s FROM catvec_store.models WHERE name = %s"
+    )
+    for attribute, is_current in (("colour", True), ("kind", True), ("size", False)):
+        change(shop, add, attribute, is_current, "tiny")
+    assert look(database_url)["tags"].detail == "colour, kind under tiny"
+    spec = model_spec("next", revision="sha256:2")
+    following = shop.session.run(
+        lambda connection: register_model(connection, spec, "print", location=str(tiny_clip))
+    )
+    shop.embed(following, [unit(1, 0, 0, 0), unit(0, 1, 0, 0), unit(0, 0, 1, 0)])
+    change(shop, add, "kind", True, "next")
+    assert look(database_url)["tags"].state == "ok"
+
+    shop.activate(following)
+
+    assert seen(look(database_url)["tags"]) == (
+        "warning",
+        "catvec.product_tags has colour under tiny, not under next, which apps read",
+        "catvec tag LABELS --model next, with the labels or the head of each",
+    )
 
 
 def test_a_vector_table_that_is_gone_is_a_problem(shop: Shop, database_url: str, first_model: StoredModel) -> None:

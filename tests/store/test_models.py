@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from pgvector import HalfVector
 
-from pipeline.errors import LockedError, ModelError, StoreError
+from pipeline.errors import CatvecError, ConfigError, LockedError, ModelError, StoreError
 from pipeline.store.connect import Session
 from pipeline.store.index import build_index
 from pipeline.store.models import activate_model, check_table, choose_model, mark_ready, register_model
@@ -24,6 +24,8 @@ from tests.fixtures.roles import WRITER, grant, login
 from tests.fixtures.store import Shop, model_spec, product, unit
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pipeline.records import ModelSpec
     from pipeline.store.models import StoredModel
 
@@ -255,7 +257,7 @@ def test_only_a_ready_model_is_activated(shop: Shop, database_url: str, name: st
     fill(shop, "gone", 5)
     drop(database_url, "gone", wait_s=0, is_sure=lambda _: True)
 
-    with pytest.raises(ModelError) as caught:
+    with pytest.raises(CatvecError) as caught:
         activate(database_url, name, wait_s=0)
 
     assert (caught.value.message, caught.value.hint) == {
@@ -365,7 +367,7 @@ def test_what_cannot_be_dropped_is_said_before_anybody_is_asked(three: Shop, dat
         ("b", "model 'b' was retired on "),
         ("nix", "no model 'nix' in this database, there are: a, c"),
     ):
-        with pytest.raises(ModelError) as caught:
+        with pytest.raises(CatvecError) as caught:
             drop(database_url, name, wait_s=0, is_sure=is_sure)
         assert caught.value.message.startswith(message)
 
@@ -439,7 +441,7 @@ def test_a_retired_model_is_refused_with_the_reason(three: Shop, database_url: s
             f'model "b" was retired on {today}, its vectors are gone',
             'encode the query with model "a" and name that one, or none',
         )
-    with pytest.raises(ModelError) as caught:
+    with pytest.raises(ConfigError) as caught:
         choose_model(three.session.connection(), "b")
     assert caught.value.message == f"model 'b' was retired on {today}, its vectors are gone"
 
@@ -466,3 +468,17 @@ def test_activation_inside_a_run_is_one_try_of_its_transaction(three: Shop, data
     three.session.run(lambda connection: activate_model(connection, "b"))
 
     assert three.all(SHOWN) == [(6,)]
+
+
+def test_a_misspelled_model_names_its_nearest_neighbour(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the place that it was loaded from, in place of its name."""
+    monkeypatch.chdir(tmp_path)
+    register(shop, model_spec("fashion", revision="sha256:f"), location=str(tmp_path / "models" / "clip"))
+    register(shop, model_spec("shoes", revision="sha256:s"))
+    for name, meant in (("fashon", "fashion"), ("models/clip", "fashion"), ("shoe", "shoes")):
+        with pytest.raises(ConfigError) as caught:
+            choose_model(shop.session.connection(), name)
+        assert caught.value.message == f"no model {name!r} in this database, there are: fashion, shoes"
+        assert caught.value.hint == f"did you mean {meant!r}? see: catvec models"

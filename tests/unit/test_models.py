@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import time
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from benchmarks.random_model import draw_photos
-from pipeline.errors import DeviceLostError, ModelError
+from benchmarks.random_model import clip_tokenizer, draw_photos
+from pipeline.errors import ConfigError, DeviceLostError, ModelError
 from pipeline.models.device import Placement, choose_placements, count_beside
 from pipeline.models.encoder import Encoder, Normalizer, load_encoder
 from pipeline.models.self_test import self_test
@@ -246,18 +247,29 @@ def test_an_image_only_model_refuses_text(tiny_image_only: Path, copied: Path) -
 
 @pytest.mark.parametrize("end", [2, 7])
 def test_an_end_token_that_is_not_the_tokenizers_is_refused(copied: Path, end: int) -> None:
+    start, last = (clip_tokenizer().get_vocab()[token] for token in ("<|startoftext|>", "<|endoftext|>"))
+    other = {str(start): str(last), str(last): str(start)}
+    tokens = (copied / "tokenizer.json").read_text()
+    # with 2 in config.json transformers reads at the largest id, and that is no end any more
+    (copied / "tokenizer.json").write_text(re.sub(rf"\b({start}|{last})\b", lambda found: other[found[0]], tokens))
     edit(copied / "config.json", lambda config: config["text_config"].update(eos_token_id=end))
     encoder = load(copied)
     with pytest.raises(
-        ModelError, match=rf"\(eos_token_id {end} in config.json\), but its tokenizer ends texts with id"
+        ModelError, match=rf"\(eos_token_id {end} in config.json\), but its tokenizer ends texts with id {start}"
     ):
         encoder.encode_texts(["red mug"])
 
 
+def test_an_old_config_reads_at_the_largest_token(copied: Path, tiny_clip: Path) -> None:
+    edit(copied / "config.json", lambda config: config["text_config"].update(eos_token_id=2))
+    texts = ["red mug", "a navy dress"]
+    np.testing.assert_array_equal(load(copied).encode_texts(texts), load(tiny_clip).encode_texts(texts))
+
+
 def test_a_tokenizer_of_another_model_is_refused(copied: Path) -> None:
     edit(copied / "tokenizer.json", lambda tokenizer: tokenizer["model"]["vocab"].update(extra=10_000))
-    edit(copied / "tokenizer.json", lambda tokenizer: tokenizer["model"]["vocab"].update(more=302))
-    with pytest.raises(ModelError, match=r"has \d+ tokens, the model 302"):
+    edit(copied / "tokenizer.json", lambda tokenizer: tokenizer["model"]["vocab"].update(more=550))
+    with pytest.raises(ModelError, match=r"has 552 tokens, the model 550"):
         load(copied).encode_texts(["red mug"])
 
 
@@ -325,7 +337,7 @@ def test_pickled_weights_are_loaded(tiny_clip: Path, copied: Path) -> None:
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path, copied: Path) -> None:
     def refused(folder: Path, message: str, **settings: Any) -> None:
-        with pytest.raises(ModelError, match=message):
+        with pytest.raises((ModelError, ConfigError), match=message):
             load(folder, **settings)
 
     refused(tmp_path / "nothing", "there is no model folder .*nothing'")

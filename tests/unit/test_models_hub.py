@@ -36,7 +36,7 @@ try:
     files = find_model(ModelSettings(**settings), registered_revision=registered)
     print(json.dumps({"revision": files.revision, "source": files.source, "folder": str(files.folder)}))
 except CatvecError as error:
-    print(json.dumps({"error": error.message, "hint": error.hint}))
+    print(json.dumps({"error": error.message, "hint": error.hint, "kind": type(error).__name__}))
 """
 _LOAD = """
 import json, sys
@@ -225,6 +225,7 @@ def test_weights_out_of_reach_name_the_model_the_cache_and_the_ways_out(client: 
         f"model 'acme/tiny-clip' at revision 'main' cannot be had: it is not in the cache, and the Hub cannot be "
         f"reached; searched the cache {client.home}/hub"
     )
+    assert found["kind"] == "ModelError"  # it may be there next time
     assert "hf download acme/tiny-clip" in found["hint"]
     assert "HF_HOME" in found["hint"]
     assert "HF_ENDPOINT" in found["hint"]
@@ -232,10 +233,28 @@ def test_weights_out_of_reach_name_the_model_the_cache_and_the_ways_out(client: 
     assert "it is not in the cache, and HF_HUB_OFFLINE is set" in offline["error"]
 
 
+@pytest.mark.parametrize("meant", ["models/shoes", "model/shoes"])
+def test_a_folder_that_is_spelled_like_a_hub_id_is_proposed(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meant: str
+) -> None:
+    (tmp_path / "models" / "shoes").mkdir(parents=True)
+    (tmp_path / "models" / "shoes" / "config.json").write_text("{}")
+    (tmp_path / "models" / "shops").mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
+    monkeypatch.chdir(tmp_path)
+
+    found = client.find(model=meant.replace("shoes", "shoe"))
+
+    assert (found["kind"], found["hint"]) == ("ConfigError", "did you mean the folder 'models/shoes'?")
+    assert "it is not in the cache, and the Hub cannot be reached" in found["error"]
+
+
 def test_an_unknown_model_or_revision_is_said_to_be_unknown(hub: Hub, client: Client) -> None:
     with _serve(hub) as client.endpoint:
-        assert "the Hub has no such model, or it is private" in client.find(model="nobody/nothing")["error"]
-        assert "the model has no such revision" in client.find(revision="v9")["error"]
+        unknown, unknown_revision = client.find(model="nobody/nothing"), client.find(revision="v9")
+        assert "the Hub has no such model, or it is private" in unknown["error"]
+        assert "the model has no such revision" in unknown_revision["error"]
+        assert (unknown["kind"], unknown_revision["kind"]) == ("ConfigError", "ConfigError")
         mirror = replace(client, endpoint=client.endpoint.replace("http://", "http://user:secret@"))
         assert "secret" not in json.dumps(mirror.find(revision="v9"))
 

@@ -18,6 +18,7 @@ from pipeline.errors import ConfigError, ModelError
 from pipeline.images.decode import decode_pixels
 from pipeline.models import device, registry
 from pipeline.models.preprocess import fingerprint, read_preprocess
+from pipeline.models.source import find_model
 from pipeline.settings import DecodeSettings, ModelSettings
 
 if TYPE_CHECKING:
@@ -52,9 +53,23 @@ def test_a_given_name_is_kept() -> None:
 
 
 def test_an_unknown_model_lists_what_there_is() -> None:
-    with pytest.raises(ModelError, match="unknown model 'vit-b32', expected vit-b-32, vit-b-16") as caught:
+    with pytest.raises(ConfigError, match="unknown model 'vit-b32', expected vit-b-32, vit-b-16") as caught:
         registry.model_name(ModelSettings(model="vit-b32"))
     assert caught.value.hint == "did you mean vit-b-32?"
+
+
+def test_a_misspelled_folder_names_its_nearest_neighbour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("fashion", "fashions"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "fashion" / "config.json").write_text("{}")  # the other one is no model
+    monkeypatch.chdir(tmp_path)
+    for model, hint in (("fashon", "did you mean fashion?"), ("./fashon", "did you mean the folder 'fashion'?")):
+        with pytest.raises(ConfigError) as caught:
+            find_model(ModelSettings(model=model))
+        assert caught.value.hint == hint
+    with pytest.raises(ConfigError, match="there is no model folder '/nowhere/model'") as caught:
+        find_model(ModelSettings(model="/nowhere/model"))
+    assert caught.value.hint == "a Hub id has the form owner/name, for example openai/clip-vit-base-patch32"
 
 
 def test_a_folder_that_exists_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

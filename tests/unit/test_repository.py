@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-EXTRAS = {"dev", "parquet"}
+EXTRAS = {"dev", "parquet", "siglip", "charts", "train"}
 """what `make setup` installs"""
 
 OF_ONE_MACHINE = {
@@ -142,6 +142,12 @@ def test_the_app_of_compose_waits_for_its_database() -> None:
     assert app["depends_on"] == {"db": {"condition": "service_healthy"}}
     assert app["environment"]["CATVEC_DATABASE_URL"] == "postgresql://catvec@db:5432/catvec"
     assert app["environment"]["PGPASSWORD"] == database["environment"]["POSTGRES_PASSWORD"]
+
+
+def test_the_image_can_train() -> None:
+    """There is no pip in it; and what a training on a GPU hands from process to process needs room."""
+    assert "--extra train" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert yaml_file("docker-compose.yml")["services"]["app"]["shm_size"] == "1g"
 
 
 def test_the_named_volumes_of_compose_are_where_the_image_keeps_its_data() -> None:

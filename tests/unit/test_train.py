@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from pipeline.train.pairs import collect_pairs
 from pipeline.train.recall import Judge
 from pipeline.train.start import Start, open_start, write_new_model
 from pipeline.train.tokens import Titles, make_tokenizer, tokenize_titles, train_tokenizer
-from pipeline.train.trainer import Batches
+from pipeline.train.trainer import Batches, count_workers
 from pipeline.train.tune import prepare
 
 if TYPE_CHECKING:
@@ -397,3 +398,10 @@ def test_curves_have_one_row_for_a_step() -> None:
         {"step": 1, "loss": 2.0, "temperature": 0.07, "learning_rate": 0.1, "epoch": 0.5},
         {"step": 2, "loss": 1.0, "temperature": 0.06, "epoch": 1.0, "recall@1": 0.5},
     ]
+
+
+def test_batches_are_made_beside_a_gpu_where_shared_memory_holds_them(tmp_path: Path) -> None:
+    assert count_workers("cuda", 1_000, tmp_path) == 2
+    assert count_workers("cuda", shutil.disk_usage(tmp_path).free // 2, tmp_path) == 0
+    assert count_workers("cuda", 1_000, tmp_path / "absent") == 2
+    assert count_workers("cpu", 1_000, tmp_path) == 0
