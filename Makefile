@@ -34,9 +34,8 @@ PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_D
 # four workers at most: each may hold torch and a model
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
-LESSONS := build/demo-model/lessons
 DEMO_MODEL := --split-column split --size tiny --patch-size 16 --width 192 --text-layers 2 --vocabulary 700 --seed 7 \
-              --batch-size 64 --epochs 20 --learning-rate 0.0005 --evaluate-every 750 --precision bf16 --save-precision fp16
+              --batch-size 64 --epochs 18 --learning-rate 0.0005 --evaluate-every 1250 --precision bf16 --save-precision fp16
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -75,9 +74,11 @@ demo: setup ## draw a catalog, embed it into a Postgres of its own, find product
 
 # what breaks off goes on with the same command; a training that is whole has its folder
 demo-model: setup ## train the demo's model anew, into pipeline/demo/model, and measure it (half an hour)
-	@if [ ! -f $(LESSONS)/done ]; then $(BIN)/python -m pipeline.demo.lessons $(LESSONS) && touch $(LESSONS)/done; fi
-	@$(BIN)/catvec train $(LESSONS)/catalog.csv $(DEMO_MODEL) --output build/demo-model/model 2>&1 \
-	  | tee -a build/demo-model/training.log
+	@if [ ! -f build/demo-model/drawn ]; then \
+	  $(BIN)/python -m pipeline.demo.lessons build/demo-model/lessons && touch build/demo-model/drawn; \
+	fi
+	@cd build/demo-model && "$(CURDIR)/$(BIN)/catvec" train lessons/catalog.csv $(DEMO_MODEL) --output model 2>&1 \
+	  | tee -a training.log
 	@test -d build/demo-model/model
 	@rm -rf pipeline/demo/model && cp -R build/demo-model/model pipeline/demo/model
 	@cp build/demo-model/training.log pipeline/demo/model/

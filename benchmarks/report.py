@@ -292,13 +292,34 @@ def write_demo_model(result: Result) -> Iterator[str]:
             numbers = " | ".join(interval(found[name]) for name in ("recall@1", "recall@5"))
             yield f"| {wording} | {part.replace('_', ' ')} | {numbers} |"
     yield ""
-    right = ", ".join(f"{name} {interval(found)}" for name, found in result["zero_shot"].items())
-    yield f"Zero-shot, by the words alone: {right}."
+    for key, what in (
+        ("zero_shot", "all images of a product"),
+        ("zero_shot_of_first_images", "its first image alone"),
+    ):
+        right = ", ".join(f"{name} {interval(found)}" for name, found in result[key].items())
+        yield f"Zero-shot by the words alone, {what}: {right}."
 
 
 def interval(found: Result) -> str:
     least, most = found["interval_95"]
     return f"{found['share']:.3f} ({least:.3f}–{most:.3f})"
+
+
+def write_clothing(result: Result) -> Iterator[str]:
+    training, zero_shot = result["training"], result["zero_shot"]
+    data = training["data"]
+    yield (
+        f"{data['images learned from']:,} photos learned from in {training['seconds'] / 60:.0f} minutes "
+        f"({training['steps']:,} steps), {data['images judged on']:,} to choose the step by; judged on "
+        f"{result['tags_by_words']['asked']:,} others of {len(result['labels'])} categories, the largest with "
+        f"{zero_shot['largest_class']:.0%}. {result['training_note']}".rstrip()
+    )
+    yield ""
+    yield from table("right", "share (95 %)")
+    yield f"| zero-shot, by the words alone | {interval(result['tags_by_words'])} |"
+    yield f"| linear probe on the stored vectors | {interval(result['tags_by_linear_probe'])} |"
+    yield ""
+    yield "The commands and what they printed are in `results/clothing.txt`."
 
 
 def write_bundle(result: Result) -> Iterator[str]:
@@ -364,6 +385,7 @@ SECTIONS: dict[str, Callable[[Result], Iterator[str]]] = {
     "write_path": write_write_path,
     "bundle": write_bundle,
     "demo_model": write_demo_model,
+    "clothing": write_clothing,
     "tokenizer": write_tokenizer,
 }
 

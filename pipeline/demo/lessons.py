@@ -1,6 +1,6 @@
 """Draw what the demo's model learns from: many small products, titled as people word things, and some to judge on.
 
-Combinations that are held out are never drawn here, and no product here is one of a demo catalog. Half of the titles
+Combinations that are held out are never drawn here, and no product here is one of a demo catalog. Some titles
 are the demo's own; the others leave words out, order them differently or begin as a sentence does, so that the model
 understands "navy" and "a photo of a red dress" as well.
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from pipeline.demo.catalog import Combination
 
-PRODUCTS: Final = 24_000
+PRODUCTS: Final = 40_000
 JUDGED: Final = 2_000
 """products to judge on while training, beside those to learn from"""
 SHRUNK: Final = 0.4
@@ -32,7 +32,10 @@ FIRST_SEED: Final = 1_000_000
 """a product is drawn by its seed; demo catalogs count theirs from 7"""
 
 _COLUMNS = ("product_id", "title", "split", "kind", "colour", "pattern", "images")
-_OWN_TITLES, _KEPT_WORDS, _SENTENCES = 0.5, 0.6, 0.3
+_OWN_TITLES, _SENTENCES = 0.4, 0.3
+_KEPT: Final = {"kind": 0.75, "colour": 0.4, "pattern": 0.5}
+"""chances of the words of the other titles. Colours are learned in minutes, kinds last: few pairs of a batch differ
+in the kind alone, so full titles say little about it, and titles of the kind alone much"""
 _NEAR, _CUT_OUT = 0.2, 1 / 12
 """shares of nearer views, and of pictures without background, as in the demo's catalogs"""
 
@@ -93,11 +96,12 @@ def _draw(images: Path, combination: Combination, seed: int, rng: random.Random)
 
 
 def word(combination: Combination, rng: random.Random) -> str:
-    """Title a product as people would: half of them as the demo does."""
+    """Title a product as people would, or as the demo does."""
     if rng.random() < _OWN_TITLES:
         return combination.title
-    words = [combination.colour, combination.pattern, combination.kind]
-    kept = [word for word in words if rng.random() < _KEPT_WORDS] or [rng.choice(words)]
+    words = {name: getattr(combination, name) for name in _KEPT}
+    kept = [words[name] for name, chance in _KEPT.items() if rng.random() < chance]
+    kept = kept or [rng.choice(list(words.values()))]
     rng.shuffle(kept)
     start = rng.choice(("a", "a photo of a")) if rng.random() < _SENTENCES else ""
     return " ".join([start, *kept]).strip()

@@ -80,8 +80,8 @@ def test_tags_say_what_the_catalog_knows(catvec: Catvec, url: str, folder: Path)
             ).fetchall()
         )
     assert right["colour"] >= 0.98
-    assert right["kind"] >= 0.92
-    assert right["pattern"] >= 0.92
+    assert right["kind"] >= 0.97
+    assert right["pattern"] >= 0.95
     filtered = titles(catvec, "similar", SHOWCASE, "--filter", '{"tag:colour": "red"}', "-k", 5, "--db", url)
     assert len(filtered) == 5
     assert sum(title.startswith("red ") for title in filtered) >= 4
