@@ -20,7 +20,8 @@ def unit_means(vectors: NDArray[np.float32], starts: NDArray[np.int64]) -> NDArr
     """
     if len(vectors) == 0:
         return vectors
-    sums = np.add.reduceat(vectors, starts, axis=0)
+    # most products have one image
+    sums = vectors if len(starts) == len(vectors) else np.add.reduceat(vectors, starts, axis=0)
     lengths = np.linalg.norm(sums, axis=1, keepdims=True)
     sums = np.where(lengths > OPPOSITE, sums, vectors[starts])
     means: NDArray[np.float32] = sums / np.linalg.norm(sums, axis=1, keepdims=True)

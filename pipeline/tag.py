@@ -108,6 +108,8 @@ def tag_by(
     report: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Tagging:
     """The same with judges that are at hand. Raises LockedError while others tag under this model, CatvecError."""
+    from threadpoolctl import threadpool_limits
+
     from pipeline.store.connect import Session
     from pipeline.store.pooler import require_session
     from pipeline.store.tags import count_tags, refresh_statistics, take_lock
@@ -120,10 +122,12 @@ def tag_by(
         editions, work = _begin(session, stored, questions)
         judges = _set_judges(panel, questions, editions) if work.pieces else {}
         loaded = time.monotonic()
-        for done in range(0, len(work.pieces), PAGE):
-            report(done, len(work.pieces))
-            page = work.pieces[done : done + PAGE]
-            session.run(partial(_tag_page, model=stored, page=page, judges=judges))
+        # a page is multiplied in no time; threads of BLAS would then spin, on the core that the database needs
+        with threadpool_limits(limits=1, user_api="blas"):
+            for done in range(0, len(work.pieces), PAGE):
+                report(done, len(work.pieces))
+                page = work.pieces[done : done + PAGE]
+                session.run(partial(_tag_page, model=stored, page=page, judges=judges))
         rate = len(work.pieces) / (time.monotonic() - loaded)
         report(len(work.pieces), len(work.pieces))
         anew = session.run(partial(_finish, model=stored, editions=editions))
@@ -308,21 +312,29 @@ def _tag_page(
     """Judge these products and write their labels, in the caller's transaction."""
     from pipeline.store.tags import keep_products, read_vectors, write_tags
 
-    kept = keep_products(connection, [product_id for product_id, _ in page])
-    products = read_vectors(connection, model, kept)
-    for attribute_id, judge in judges.items():
-        lacking = {product_id for product_id, editions in page if attribute_id in editions}
-        rows = [row for row, product_id in enumerate(products.product_ids) if product_id in lacking]
-        if rows:
-            judged = [products.product_ids[row] for row in rows]
-            write_tags(connection, attribute_id, judged, _judge(judge, products, rows))
+    products = read_vectors(connection, model, keep_products(connection, [product_id for product_id, _ in page]))
+    lacking = {product_id: tuple(editions) for product_id, editions in page}
+    rows_by_editions: dict[tuple[int, ...], list[int]] = {}
+    for row, product_id in enumerate(products.product_ids):
+        rows_by_editions.setdefault(lacking[product_id], []).append(row)
+    judged = {editions: [products.product_ids[row] for row in rows] for editions, rows in rows_by_editions.items()}
+    # all in one statement: while other programs want the cores, each answer is waited for
+    tags = (
+        tag
+        for editions, rows in rows_by_editions.items()
+        for edition in editions
+        for tag in _judge(judges[edition], edition, products, rows)
+    )
+    write_tags(connection, judged, tags)
 
 
-def _judge(judge: Judge, products: ProductVectors, rows: list[int]) -> Iterator[tuple[str, str, float, bytes]]:
+def _judge(
+    judge: Judge, edition: int, products: ProductVectors, rows: list[int]
+) -> Iterator[tuple[str, int, str, float, bytes]]:
     """The labels of these products, as `write_tags` takes them."""
     given = choose_labels(judge, products.vectors[rows])
     for row, label, probability in zip(given.rows.tolist(), given.labels, given.probabilities.tolist(), strict=True):
-        yield products.product_ids[rows[row]], label, probability, products.contents[rows[row]]
+        yield products.product_ids[rows[row]], edition, label, probability, products.contents[rows[row]]
 
 
 def _finish(connection: Connection, *, model: StoredModel, editions: Mapping[str, int]) -> set[str]:

@@ -17,9 +17,10 @@ from psycopg.rows import class_row
 
 from pipeline.errors import LockedError
 from pipeline.means import unit_means
+from pipeline.store.wire import numbers_of, raw_cursor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -116,8 +117,8 @@ SELECT v.product_id, v.content_sha256, v.embedding
 
 DELETE_TAGS = """
 DELETE FROM catvec_store.product_tags
- WHERE product_id = ANY (%(judged)s)
-   AND attribute_id = %(attribute_id)s
+ WHERE product_id = ANY (%(products)s)
+   AND attribute_id = ANY (%(editions)s)
 """
 
 COPY_TAGS = """
@@ -283,10 +284,10 @@ def read_vectors(connection: Connection, model: StoredModel, product_ids: Sequen
     Images that cancel each other out count as the first of them.
     """
     query = sql.SQL(READ_VECTORS).format(view=sql.Identifier(model.view))
-    rows = connection.execute(query, (list(product_ids),), binary=True).fetchall()
+    rows = raw_cursor(connection).execute(query, (list(product_ids),), binary=True).fetchall()
     # by Python's order of ids as the database gave them: equal ids stand together
     groups = [(product_id, [row[1] for row in group]) for product_id, group in groupby(rows, key=lambda row: row[0])]
-    images = np.array([row[2].to_numpy() for row in rows], dtype=np.float32).reshape(len(rows), model.dims)
+    images = numbers_of([row[2] for row in rows], model.dims)
     return ProductVectors(
         product_ids=[product_id for product_id, _ in groups],
         contents=[hashlib.sha256(b"".join(hashes)).digest()[:DIGEST_BYTES] for _, hashes in groups],
@@ -300,17 +301,20 @@ def keep_products(connection: Connection, product_ids: Sequence[str]) -> list[st
 
 
 def write_tags(
-    connection: Connection, attribute_id: int, judged: Sequence[str], tags: Iterable[tuple[str, str, float, bytes]]
+    connection: Connection,
+    judged: Mapping[tuple[int, ...], Sequence[str]],
+    tags: Iterable[tuple[str, int, str, float, bytes]],
 ) -> None:
-    """Replace the tags of the products that were judged, in one edition; in the caller's transaction.
+    """Replace the tags of the products that were judged, by the editions in which; in the caller's transaction.
 
-    Tags are product id, label, probability and the digest of `ProductVectors.contents`.
+    Tags are product id, edition, label, probability and the digest of `ProductVectors.contents`.
     """
-    connection.execute(DELETE_TAGS, {"attribute_id": attribute_id, "judged": list(judged)})
+    for editions, products in judged.items():
+        connection.execute(DELETE_TAGS, {"products": products, "editions": list(editions)})
     with connection.cursor().copy(COPY_TAGS) as copy:
         copy.set_types(["text", "int4", "text", "float4", "bytea"])
-        for product_id, label, probability, contents in tags:
-            copy.write_row((product_id, attribute_id, label, probability, contents))
+        for tag in tags:
+            copy.write_row(tag)
 
 
 def read_truth(connection: Connection, attribute: str) -> list[tuple[str, str]]:

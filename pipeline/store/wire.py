@@ -1,18 +1,20 @@
-"""Many vectors as one parameter: the array that PostgreSQL receives in binary, put together by NumPy."""
+"""Many vectors at once, as they travel in binary: put together and taken apart by NumPy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
+from psycopg.types.string import ByteaBinaryLoader
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
     from numpy.typing import NDArray
+    from psycopg import Cursor
     from psycopg.abc import Buffer, DumperKey, PyFormat
 
     from pipeline.store.connect import Connection
@@ -63,3 +65,21 @@ def vector_array(connection: Connection, storage: str, vectors: Sequence[NDArray
     # one dimension, no nulls, type of the elements, how many, where they start to be counted
     head = np.array([1, 0, info.oid, count, 1], dtype=">i4")
     return VectorArray(oid=info.array_oid, data=head.tobytes() + rows.tobytes())
+
+
+def raw_cursor(connection: Connection) -> Cursor[tuple[Any, ...]]:
+    """A cursor that reads halfvec, which is what views give whatever is stored, as the bytes in which it came.
+
+    With `binary=True`; see `numbers_of`.
+    """
+    cursor = connection.cursor()
+    cursor.adapters.register_loader(connection.adapters.types["halfvec"].oid, ByteaBinaryLoader)
+    return cursor
+
+
+def numbers_of(vectors: Sequence[bytes], dims: int) -> NDArray[np.float32]:
+    """float32 [N, D] of what a `raw_cursor` read; all at once, as in `vector_array`."""
+    import numpy as np
+
+    rows = np.frombuffer(b"".join(vectors), [("dims", ">u2"), ("unused", ">u2"), ("numbers", ">f2", (dims,))])
+    return rows["numbers"].astype(np.float32)

@@ -13,7 +13,8 @@ import pipeline.tag
 from pipeline.errors import ConfigError, LockedError, ModelError
 from pipeline.search import EncoderChoice
 from pipeline.store.connect import Session
-from pipeline.store.tags import take_lock
+from pipeline.store.models import register_model
+from pipeline.store.tags import read_vectors, take_lock
 from pipeline.switch import drop as drop_model
 from pipeline.tag import Tagging, drop, tag
 from tests.fixtures.heads import hand_made_head
@@ -54,6 +55,24 @@ def tagged(shop: Shop) -> StoredModel:
 
 def run(url: str, source: Path, **calibrate: str) -> Tagging:
     return tag(url, source, EncoderChoice(), calibrate=calibrate)
+
+
+@pytest.mark.parametrize("storage", ["halfvec", "vector"])
+def test_vectors_are_read_as_they_are_stored(shop: Shop, storage: str) -> None:
+    shop.sync(product("A", "a1.jpg", "a2.jpg"), product("B", "b.jpg", row=2))
+    model = shop.session.run(
+        lambda connection: register_model(connection, model_spec(), "print", location="/models/tiny", storage=storage)
+    )
+    shop.embed(model, [unit(1, 2, 0, 0), unit(1, 0, 2, 0), unit(0, 3, -1, 1)])
+
+    found = shop.session.run(lambda connection: read_vectors(connection, model, ["A", "B", "nix"]))
+    none = shop.session.run(lambda connection: read_vectors(connection, model, ["nix"]))
+
+    assert found.product_ids == ["A", "B"]
+    assert found.vectors.dtype == np.float32
+    # 16 bits keep three digits
+    np.testing.assert_allclose(found.vectors, [unit(2, 2, 2, 0), unit(0, 3, -1, 1)], atol=1e-3)
+    assert none.vectors.shape == (0, 4)
 
 
 def test_products_have_the_label_of_the_mean_of_their_images(

@@ -51,6 +51,7 @@ OWNERS = {
     "rich": ("commands", "cli"),
     "safetensors": ("models",),
     "sqlalchemy": ("catalog", "store", "migrations"),
+    "threadpoolctl": ("tag",),
     "tokenizers": ("models", "train"),
     "torch": ("images", "models", "train"),
     "torchvision": ("images",),
