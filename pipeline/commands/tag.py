@@ -90,7 +90,8 @@ def tag(
         print_json(tagging)
     else:
         print_table(("attribute", "label", "products", "share"), _rows(tagging), right=(2, 3))
-    _say(tagging, place_of(db, home))
+    # filters go by the tags of the active model, unless they name one
+    _say(tagging, f" --model {shlex.quote(model)}{place_of(db, home)}" if model else place_of(db, home))
 
 
 def parse_calibrate(texts: list[str]) -> dict[str, str]:

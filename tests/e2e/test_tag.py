@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -68,6 +69,17 @@ def test_products_get_their_labels_and_only_once(catvec: Catvec, healthy: Health
     )
     hits = catvec("search", "red", "--filter", f'{{"tag:kind": "{label}"}}', "--db", healthy.url, "--json").json()
     assert "P01" in {hit["product_id"] for hit in hits["hits"]}
+
+
+def test_what_is_to_be_typed_next_works_for_a_model_that_was_named(
+    catvec: Catvec, healthy: Healthy, labels: Path
+) -> None:
+    outcome = catvec("tag", labels, "--db", healthy.url, "--model", "healthy")
+    [line] = [line for line in outcome.err.splitlines() if line.startswith("next: ")]
+    assert " --model healthy --db " in line
+    words = [word for word in shlex.split(line)[2:] if word != "PRODUCT_ID"]
+    found = catvec(words[0], "P01", *words[1:-1], healthy.url)
+    assert found.code == 0, found.err
 
 
 def test_an_unchanged_night_needs_no_model(catvec: Catvec, healthy: Healthy, labels: Path) -> None:

@@ -13,6 +13,7 @@ import pipeline.tag
 from pipeline.errors import ConfigError, LockedError, ModelError
 from pipeline.search import EncoderChoice
 from pipeline.store.connect import Session
+from pipeline.store.queries import put_query, put_vectors
 from pipeline.store.tags import take_lock
 from pipeline.switch import drop as drop_model
 from pipeline.tag import Tagging, drop, tag
@@ -224,7 +225,7 @@ def test_a_model_that_is_dropped_takes_its_tags_along(
     shop.embed(other, [unit(1, number) for number in range(len(shop.work(other)))])
     shop.activate(other)
     assert {row[0] for row in shop.all("SELECT is_active FROM catvec.product_tags")} == {False}
-    with pytest.raises(psycopg.errors.InvalidParameterValue, match="the active model has tagged no such attribute"):
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match='model "other" has tagged no such attribute'):
         shop.all("""SELECT * FROM catvec.similar_products('A', 5, '{"tag:colour": "red"}')""")
 
     drop_model(database_url, "tiny", wait_s=5, is_sure=lambda _dropped: True)
@@ -265,13 +266,51 @@ def test_searches_filter_by_tag(shop: Shop, tagged: StoredModel, database_url: s
     assert {conditions: "".join(sorted(names)) for conditions, names in found.items()} == expected
 
 
+NAMED = {
+    "similar_products": "similar_products('A', 9, %s, %s)",
+    "similar_products_batch": "similar_products_batch('{A}', 9, %s, %s)",
+    "search_by_vector": "search_by_vector('[1,1,0,0]', 9, %s, %s)",
+    "search_by_array": "search_by_array('{1,1,0,0}', 9, %s, %s)",
+    "search_by_query": "search_by_query('any', 9, %s, %s)",
+}
+
+
+def test_a_filter_goes_by_the_tags_of_the_model_that_is_searched(shop: Shop, tagged: StoredModel) -> None:
+    """An app that names its model goes on to find the same while others are switched to the next one."""
+    other = shop.register(model_spec("other", revision="sha256:2"))
+    shop.embed(other, [unit(1, number, 0, 0) for number in range(len(shop.work(other)))])
+    query = put_query(shop.session.connection(), "any", "anything", replace=False)
+    for model in (tagged, other):
+        put_vectors(shop.session.connection(), model, [query], unit(1, 1, 0, 0)[None])
+    shop.tag(tagged, "colour", {"A": "red", "B": "red", "C": "green"})
+
+    def found(call: str, model: StoredModel | None) -> set[str]:
+        conditions = '{"tag:colour": "red"}'
+        rows = shop.all(f"SELECT product_id FROM catvec.{call}", conditions, model.name if model else None)
+        return {row[0] for row in rows} - {"A"}
+
+    assert {name: found(call, tagged) for name, call in NAMED.items()} == {name: {"B"} for name in NAMED}
+    with pytest.raises(
+        psycopg.errors.InvalidParameterValue, match='model "other" has tagged no such attribute, there are: none'
+    ):
+        found(NAMED["similar_products"], other)
+
+    shop.tag(other, "colour", {"D": "red"})
+    shop.activate(other)
+
+    for model, expected in ((tagged, {"B"}), (other, {"D"}), (None, {"D"})):
+        assert {name: found(call, model) for name, call in NAMED.items()} == dict.fromkeys(NAMED, expected)
+    [(condition,)] = shop.all("SELECT catvec.filter_condition('{\"tag:colour\": \"red\"}', 'tiny')")
+    assert shop.all(f"SELECT product_id FROM catvec.products p WHERE true {condition} ORDER BY 1") == [("A",), ("B",)]
+
+
 def test_a_filter_by_an_unknown_tag_is_refused(
     shop: Shop, tagged: StoredModel, database_url: str, tmp_path: Path
 ) -> None:
     run(database_url, hand_made_head(tmp_path, tagged, COLOURS))
     for conditions, message in (
-        ('{"tag:color": "red"}', "the active model has tagged no such attribute, there are: tag:colour"),
-        ('{"tag:": "red"}', 'filter key "tag:": the active model has tagged no such attribute'),
+        ('{"tag:color": "red"}', 'model "tiny" has tagged no such attribute, there are: tag:colour'),
+        ('{"tag:": "red"}', 'filter key "tag:": model "tiny" has tagged no such attribute'),
         ('{"tag:colour": "blue"}', 'filter key "tag:colour" has the label "blue", there are: red, green'),
         ('{"tag:colour": 3}', r'filter key "tag:colour" is \[3\], expected a label or a list of labels'),
         ('{"tag:colour": {"is": "red"}}', "expected a label or a list of labels"),
