@@ -109,12 +109,11 @@ def tag_by(
 ) -> Tagging:
     """The same with judges that are at hand. Raises LockedError while others tag under this model, CatvecError."""
     from pipeline.store.connect import Session
-    from pipeline.store.pooler import require_session
+    from pipeline.store.pooler import holding
     from pipeline.store.tags import count_tags, refresh_statistics, take_lock
 
     began = time.monotonic()
-    with Session(url, on_connect=partial(take_lock, model=stored)) as session:
-        require_session(session.connection(), url)  # for the lock
+    with Session(url, on_connect=holding(url, partial(take_lock, model=stored))) as session:
         calibrations = _calibrate(session, stored, panel, calibrate)
         questions = _set_temperatures(session, stored, panel, calibrations)
         editions, work = _begin(session, stored, questions)
@@ -158,6 +157,7 @@ def drop(url: str, attributes: Sequence[str], model: str | None) -> str:
     from pipeline.store.connect import Session
     from pipeline.store.migrate import open_current
     from pipeline.store.models import choose_model
+    from pipeline.store.pooler import holding
     from pipeline.store.tags import drop_attribute, list_editions, take_lock
 
     with open_current(url) as session:
@@ -171,7 +171,7 @@ def drop(url: str, attributes: Sequence[str], model: str | None) -> str:
                 raise ConfigError(f"no attribute {name!r} is tagged under model {stored.name!r}, there are: {there}")
             drop_attribute(connection, stored, name)
 
-    with Session(url, on_connect=partial(take_lock, model=stored)) as session:
+    with Session(url, on_connect=holding(url, partial(take_lock, model=stored))) as session:
         session.run(forget)
     return stored.name
 
