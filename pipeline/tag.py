@@ -53,6 +53,7 @@ class Tagging:
 
     `products` have vectors, `tagged` of them were judged, and `removed` have lost their tags with their vectors.
     `seconds` are of everything, `products_per_s` is the rate once the judges were loaded, 0 when none was needed.
+    `behind` are attributes of the model that were not asked for and lack current answers for so many products.
     """
 
     model: str
@@ -62,6 +63,7 @@ class Tagging:
     seconds: float
     products_per_s: float
     attributes: tuple[TaggedAttribute, ...]
+    behind: Mapping[str, int]
     calibrations: tuple[Calibration, ...]
 
 
@@ -140,6 +142,7 @@ def tag_by(
             TaggedAttribute(attribute=name, is_anew=name in anew, products_by_label=counts.get(name, {}))
             for name in editions
         ),
+        behind=work.behind,
         calibrations=calibrations,
     )
 

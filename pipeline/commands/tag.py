@@ -91,7 +91,13 @@ def tag(
     else:
         print_table(("attribute", "label", "products", "share"), _rows(tagging), right=(2, 3))
     # filters go by the tags of the active model, unless they name one
-    _say(tagging, f" --model {shlex.quote(model)}{place_of(db, home)}" if model else place_of(db, home))
+    place = f" --model {shlex.quote(model)}{place_of(db, home)}" if model else place_of(db, home)
+    _say(tagging, place)
+    for attribute, products in tagging.behind.items():
+        say(
+            f"{attribute!r} lacks {products:,} of {tagging.products:,} products: run catvec tag with its labels file "
+            f"or head, too, or forget it: catvec tag --drop {shlex.quote(attribute)}{place}"
+        )
 
 
 def parse_calibrate(texts: list[str]) -> dict[str, str]:

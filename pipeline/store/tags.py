@@ -91,6 +91,21 @@ WITH gone AS (
 SELECT count(DISTINCT product_id) FROM gone
 """
 
+# of what others were asked for, which this does not fill again
+COUNT_BEHIND = """
+SELECT a.attribute, count(*)
+  FROM catvec_store.tag_attributes a
+ CROSS JOIN current_products c
+ WHERE a.model_id = %(model_id)s
+   AND a.is_current
+   AND a.attribute NOT IN (SELECT attribute FROM catvec_store.tag_attributes WHERE attribute_id = ANY (%(editions)s))
+   AND NOT EXISTS (SELECT
+                     FROM catvec_store.product_tags t
+                    WHERE t.attribute_id = a.attribute_id AND t.product_id = c.product_id AND t.contents = c.contents)
+ GROUP BY a.attribute
+ ORDER BY a.attribute
+"""
+
 # no product is deleted before this transaction ends, and those that are gone already are not judged
 KEEP_PRODUCTS = """
 SELECT product_id
@@ -187,11 +202,13 @@ class Edition:
 class Work:
     """What is to be judged: product ids in order, each with the editions that lack it.
 
-    `products` can be judged at all; `removed` have lost their tags just now.
+    `products` can be judged at all; `removed` have lost their tags just now. `behind` are the model's attributes that
+    are not asked for, with how many products each lacks, or judged by other images than those of now.
     """
 
     products: int
     removed: int
+    behind: dict[str, int]
     pieces: list[tuple[str, list[int]]]
 
 
@@ -259,8 +276,10 @@ def find_work(connection: Connection, model: StoredModel, editions: Sequence[int
     # temporary tables have no statistics until told
     connection.execute("ANALYZE current_products (product_id)")
     [[removed]] = connection.execute(DELETE_GONE, (model.model_id,)).fetchall()
-    pieces = connection.execute(FIND_WORK, {"editions": list(editions)}).fetchall()
-    return Work(products=products, removed=removed, pieces=pieces)
+    values = {"model_id": model.model_id, "editions": list(editions)}
+    pieces = connection.execute(FIND_WORK, values).fetchall()
+    behind = dict(connection.execute(COUNT_BEHIND, values).fetchall())
+    return Work(products=products, removed=removed, behind=behind, pieces=pieces)
 
 
 def read_vectors(connection: Connection, model: StoredModel, product_ids: Sequence[str]) -> ProductVectors:

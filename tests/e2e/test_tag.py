@@ -106,6 +106,22 @@ def test_one_attribute_in_other_words_leaves_the_other_alone(catvec: Catvec, hea
     assert {row[1] for row in healthy.execute(TAGS)} == {"kind"}
 
 
+def test_an_attribute_of_another_file_that_lacks_products_is_named_last(
+    catvec: Catvec, healthy: Healthy, labels: Path, tmp_path: Path
+) -> None:
+    catvec("tag", labels, "--db", healthy.url)
+    healthy.execute("DELETE FROM catvec_store.product_tags WHERE product_id < 'P04'")
+    labels.write_text("kind: {labels: [dress, {bag: [bag, tote]}, mug], templates: ['a {}', '{}'], threshold: 0}")
+
+    outcome = catvec("tag", labels, "--db", healthy.url, "--json")
+
+    assert outcome.err.splitlines()[-1] == (
+        "'look' lacks 4 of 12 products: run catvec tag with its labels file or head, too, or forget it: catvec tag "
+        "--drop look --db …"
+    )
+    assert outcome.json()["behind"] == {"look": 4}
+
+
 @pytest.mark.slow
 def test_a_killed_tagging_goes_on(catvec: Catvec, catvec_process: Starter, healthy: Healthy, labels: Path) -> None:
     """Law 2, at moments all over the command; apps see all of it or nothing."""

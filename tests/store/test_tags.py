@@ -197,6 +197,28 @@ def test_attributes_stand_beside_each_other_until_one_is_dropped(
     assert {row[1] for row in shop.all(TAGS)} == {"age"}
 
 
+def test_attributes_that_were_not_asked_for_are_told_when_they_are_behind(
+    shop: Shop, tagged: StoredModel, database_url: str, tmp_path: Path
+) -> None:
+    """A catalog that was cut off for a night and is whole again, and another labels file."""
+    colour = hand_made_head(tmp_path, tagged, COLOURS)
+    age = hand_made_head(tmp_path, tagged, {"old": [8.0, 0, 0, 0], "new": [0, 0, 0, 0]}, attribute="age")
+    assert run(database_url, colour).behind == {}
+    assert run(database_url, age).behind == {}
+    shop.session.connection().execute("UPDATE catvec_store.products SET active = false WHERE product_id < 'C'")
+    assert (run(database_url, age).removed, run(database_url, age).behind) == (2, {})
+    shop.session.connection().execute("UPDATE catvec_store.products SET active = true")
+    # C shows another picture, too
+    shop.session.connection().execute(
+        "UPDATE catvec_store.product_tags SET contents = '' WHERE product_id = 'C' AND attribute_id ="
+        " (SELECT attribute_id FROM catvec.tag_attributes WHERE attribute = 'colour')"
+    )
+
+    assert run(database_url, age).behind == {"colour": 3}
+    assert run(database_url, colour).behind == {}
+    assert run(database_url, age).behind == {}
+
+
 def test_two_at_once_are_refused(shop: Shop, tagged: StoredModel, database_url: str, tmp_path: Path) -> None:
     head = hand_made_head(tmp_path, tagged, COLOURS)
     with (
