@@ -300,8 +300,11 @@ BEGIN
     RAISE EXCEPTION 'there are % vectors and % weights, expected one for each', given, cardinality(shares)
       USING ERRCODE = '22023';
   ELSIF array_position(shares, NULL) IS NOT NULL
-        OR EXISTS (SELECT FROM unnest(shares) AS s (share) WHERE s.share IN ('NaN', 'Infinity', '-Infinity')) THEN
-    RAISE EXCEPTION 'the weights are %, expected numbers', shares USING ERRCODE = '22023';
+        -- NaN is greater than everything; the sum is of 32 bits a number, which hold 1e-38 to 1e38
+        OR EXISTS (SELECT FROM unnest(shares) AS s (share)
+                    WHERE s.share <> 0 AND abs(s.share) NOT BETWEEN 1e-6 AND 1e6) THEN
+    RAISE EXCEPTION 'the weights are %, expected numbers of a size from 0.000001 to 1000000, or 0', shares
+      USING ERRCODE = '22023', HINT = 'only how they compare with each other matters';
   END IF;
   FOR place IN 1 .. given LOOP
     IF vectors[place] IS NULL THEN

@@ -102,8 +102,11 @@ def tag(
 
 def parse_calibrate(texts: list[str]) -> dict[str, str]:
     """ATTRIBUTE=NAME, or ATTRIBUTE for ATTRIBUTE=ATTRIBUTE. Raises ConfigError."""
+    from pipeline.search import check_words
+
     found: dict[str, str] = {}
     for text in texts:
+        check_words(text, "--calibrate")
         attribute, _, name = text.partition("=")
         if not attribute or ("=" in text and not name):
             raise ConfigError(f"--calibrate is {text!r}, expected ATTRIBUTE or ATTRIBUTE=NAME")

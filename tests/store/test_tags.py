@@ -422,6 +422,8 @@ def test_vectors_are_combined_by_their_directions(shop: Shop, tagged: StoredMode
     assert shop.all(combined, ["[2,0]", "[0,9]"], None) == [(half,), (half,)]
     assert shop.all(combined, ["[2,0]", "[0,9]"], [3, -4]) == [(0.6,), (-0.8,)]
     assert shop.all(combined, ["[2,2]"], None) == [(half,), (half,)]
+    for size in (1e-6, 1e6):
+        assert shop.all(combined, ["[2,0]", "[0,9]"], [size, -size]) == [(half,), (-half,)]
     assert shop.one("SELECT vector_dims(catvec.combine_vectors(ARRAY['[1,2]'::vector, '[2,1]']))") == 2
 
 
@@ -431,6 +433,14 @@ def test_vectors_that_cannot_be_combined_are_refused(shop: Shop) -> None:
         ("NULL", "there is no vector to combine"),
         ("ARRAY['[1,2]'::halfvec], ARRAY[1, 2]", "there are 1 vectors and 2 weights, expected one for each"),
         ("ARRAY['[1,2]'::halfvec], ARRAY['NaN'::float8]", "the weights are {NaN}, expected numbers"),
+        (
+            "ARRAY['[1,2]'::halfvec], ARRAY[1e300]",
+            r"the weights are {1e\+300}, expected numbers of a size from 0.000001 to 1000000, or 0",
+        ),
+        (
+            "ARRAY['[1,2]'::halfvec, '[2,1]'], ARRAY[1, -1e-300]",
+            "the weights are {1,-1e-300}, expected numbers of a size from",
+        ),
         ("ARRAY['[1,2]'::halfvec], ARRAY[NULL::float8]", "the weights are {NULL}, expected numbers"),
         ("ARRAY['[1,2]'::halfvec, NULL]", "vector 2 is null"),
         (
