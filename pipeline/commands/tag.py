@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
-import sys
+from functools import partial
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.commands.live import interruptible, progress_shown
 from pipeline.commands.options import (
     Database,
     Device,
@@ -23,6 +24,7 @@ from pipeline.commands.options import (
 )
 from pipeline.commands.terminal import print_json, print_table, say
 from pipeline.errors import ConfigError
+from pipeline.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,8 +64,6 @@ def tag(
     home: Home = None,
 ) -> None:
     """Give products labels (colour, pattern, season …) by their pictures, for the view catvec.product_tags."""
-    from tqdm import tqdm
-
     from pipeline.search import EncoderChoice
     from pipeline.tag import drop as drop_attributes
     from pipeline.tag import tag as tag_products
@@ -76,16 +76,11 @@ def tag(
         say(f"forgotten under model {under}: {', '.join(drop or [])}")
         return
     choice = EncoderChoice(model=model, weights=weights, device=device, precision=precision)
-    with (
-        open_database(db, home) as url,
-        tqdm(unit=" products", dynamic_ncols=True, leave=False, disable=not sys.stderr.isatty()) as bar,
-    ):
-
-        def report(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        tagging = tag_products(url, source, choice, calibrate=parse_calibrate(calibrate or []), report=report)
+    truths = parse_calibrate(calibrate or [])
+    progress = Progress(phase="tagging products")
+    report = partial(progress.step, unit="products")
+    with open_database(db, home) as url, interruptible(progress), progress_shown(progress):
+        tagging = tag_products(url, source, choice, calibrate=truths, report=report)
     if json:
         print_json(tagging)
     else:

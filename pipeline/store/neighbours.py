@@ -15,6 +15,7 @@ from psycopg import sql
 
 from pipeline.errors import LockedError
 from pipeline.store.connect import Session, require_vector
+from pipeline.store.models import choose_model
 from pipeline.store.pooler import holding
 
 if TYPE_CHECKING:
@@ -181,11 +182,15 @@ def _write(connection: Connection, page: dict[str, object]) -> None:
 
 
 def take_lock(connection: Connection, model: StoredModel) -> None:
-    """Hold the lock on this model's neighbours until the connection ends. Raises LockedError."""
+    """Hold the lock on this model's neighbours until the connection ends.
+
+    Raises LockedError, or ModelError when the model was dropped since it was chosen.
+    """
     if connection.execute(TAKE_LOCK, (model.name,)).fetchone() != (True,):
         raise LockedError(
             f"the neighbours of model {model.name!r} are being built already", hint="wait until that is done"
         )
+    choose_model(connection, model.name)
 
 
 def _mark(connection: Connection, model: StoredModel, parameters: dict[str, object]) -> tuple[int, int]:

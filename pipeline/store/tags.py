@@ -17,6 +17,7 @@ from psycopg.rows import class_row
 
 from pipeline.errors import LockedError
 from pipeline.means import unit_means
+from pipeline.store.models import choose_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -222,11 +223,15 @@ class ProductVectors:
 
 
 def take_lock(connection: Connection, model: StoredModel) -> None:
-    """Hold the lock on this model's tags until the connection ends. Raises LockedError."""
+    """Hold the lock on this model's tags until the connection ends.
+
+    Raises LockedError, or ModelError when the model was dropped since it was chosen.
+    """
     if connection.execute(TAKE_LOCK, (model.name,)).fetchone() != (True,):
         raise LockedError(
             f"products are being tagged under model {model.name!r} already", hint="wait until that is done"
         )
+    choose_model(connection, model.name)
 
 
 def list_editions(connection: Connection, model: StoredModel) -> list[Edition]:

@@ -8,12 +8,14 @@ import time
 from typing import TYPE_CHECKING
 
 import numpy as np
+import psycopg
 import pytest
 
 from pipeline.judging import choose_labels, zero_shot_judge
 from pipeline.labels import read_labels
 from pipeline.models.encoder import load_encoder
 from pipeline.settings import ModelSettings
+from tests.fixtures.command import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,6 +122,38 @@ def test_an_attribute_of_another_file_that_lacks_products_is_named_last(
         "--drop look --db …"
     )
     assert outcome.json()["behind"] == {"look": 4}
+
+
+@pytest.mark.parametrize(
+    ("command", "table", "phase", "number"),
+    [
+        ("tag", "product_tags", "tagging products", signal.SIGTERM),
+        ("neighbours build", "neighbours", "finding neighbours", signal.SIGINT),
+    ],
+)
+def test_an_interrupted_command_says_how_to_go_on(
+    catvec_process: Starter,
+    healthy: Healthy,
+    labels: Path,
+    command: str,
+    table: str,
+    phase: str,
+    number: signal.Signals,
+) -> None:
+    waiting = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with psycopg.connect(healthy.url) as other:
+        other.execute(f"LOCK TABLE catvec_store.{table}")
+        source = [labels] if command == "tag" else []
+        process = catvec_process(*command.split(), *source, "--db", healthy.url)
+        wait_until(lambda: bool(healthy.execute(waiting)), process)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=20)
+
+    assert err.splitlines() == [
+        f"{phase} …",
+        f"interrupted while {phase}; to go on, run the same command again",
+    ]
+    assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
 
 
 @pytest.mark.slow

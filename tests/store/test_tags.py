@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,7 @@ import pipeline.tag
 from pipeline.errors import ConfigError, LockedError, ModelError
 from pipeline.search import EncoderChoice
 from pipeline.store.connect import Session
+from pipeline.store.neighbours import take_lock as take_neighbours_lock
 from pipeline.store.queries import put_query, put_vectors
 from pipeline.store.tags import take_lock
 from pipeline.switch import drop as drop_model
@@ -253,6 +255,10 @@ def test_a_model_that_is_dropped_takes_its_tags_along(
     drop_model(database_url, "tiny", wait_s=5, is_sure=lambda _dropped: True)
 
     assert shop.one("SELECT count(*) FROM catvec_store.product_tags") == 0
+    # those who had chosen it a moment before
+    for take in (take_lock, take_neighbours_lock):
+        with pytest.raises(ModelError, match=r"model 'tiny' was retired on .*, its vectors are gone"):
+            Session(database_url, on_connect=partial(take, model=tagged)).connection()
 
 
 def test_forgotten_products_take_their_tags_along(
