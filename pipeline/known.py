@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.labels import plain
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -50,7 +52,7 @@ class Known:
 def read_known(session: Session, model: StoredModel, attribute: str, labels: Sequence[str] | None = None) -> Known:
     """The products with a vector under the model and a value of the attribute: category, brand, or one of attrs.
 
-    With `labels`, those whose value is one of them, upper and lower case the same; else every value is a label.
+    With `labels`, those whose value is one of them, as `labels.plain` compares; else every value is a label.
     """
     from pipeline.store.tags import read_truth, read_vectors
 
@@ -77,4 +79,4 @@ def read_known(session: Session, model: StoredModel, attribute: str, labels: Seq
 
 
 def _key(value: str, labels: Sequence[str] | None) -> str:
-    return value if labels is None else value.strip().casefold()
+    return value if labels is None else plain(value)

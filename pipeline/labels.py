@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -294,6 +295,13 @@ def _refuse_twice(names: Iterable[str], what: str) -> None:
         if name in seen:
             raise ConfigError(f"{what} {name!r} stands there twice", hint="remove one of them")
         seen.add(name)
+
+
+def plain(text: str) -> str:
+    """What a label and a value of the catalog must have in common to be the same: not upper and lower case, white
+    space, or the Unicode form of their letters.
+    """
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
 
 
 def _kind(value: Any) -> str:

@@ -353,7 +353,9 @@ def test_a_temperature_is_fitted_on_the_catalog_kept_and_used(shop: Shop, databa
     places = range(80)
     shop.sync(
         *(
-            product(f"P{place:02}", f"{place}.jpg", row=place, attrs={"farbe": " RED" if place % 4 else "green"})
+            product(
+                f"P{place:02}", f"{place}.jpg", row=place, attrs={"farbe": " Dark  RED" if place % 4 else "green"}
+            )
             for place in places
         ),
         product("other", "o.jpg", row=90, attrs={"farbe": "blue"}),
@@ -361,7 +363,7 @@ def test_a_temperature_is_fitted_on_the_catalog_kept_and_used(shop: Shop, databa
     model = shop.register()
     shop.embed(model, [unit(1, 0, 0, place / 1000) for place in range(81)])
     shop.activate(model)
-    head = hand_made_head(tmp_path, model, {"red": [20.0, 0, 0, 0], "green": [0.0, 0, 0, 0]})
+    head = hand_made_head(tmp_path, model, {"dark red": [20.0, 0, 0, 0], "green": [0.0, 0, 0, 0]})
 
     [found] = run(database_url, head, colour="farbe").calibrations
 
@@ -378,10 +380,10 @@ def test_a_temperature_is_fitted_on_the_catalog_kept_and_used(shop: Shop, databa
     assert {row[3] for row in shop.all(TAGS)} == {0.75}
     threshold = run(
         database_url,
-        hand_made_head(tmp_path, model, {"red": [20.0, 0, 0, 0], "green": [0.0, 0, 0, 0]}, threshold=0.8),
+        hand_made_head(tmp_path, model, {"dark red": [20.0, 0, 0, 0], "green": [0.0, 0, 0, 0]}, threshold=0.8),
     )
     assert (threshold.tagged, {row[2:] for row in shop.all(TAGS)}) == (81, {("unknown", 0.75)})
-    run(database_url, hand_made_head(tmp_path, model, {"red": [20.0, 0, 0, 0], "blue": [0.0, 0, 0, 0]}))
+    run(database_url, hand_made_head(tmp_path, model, {"dark red": [20.0, 0, 0, 0], "blue": [0.0, 0, 0, 0]}))
     assert {row[3] for row in shop.all(TAGS)} == {1.0}  # another question: the model's own again
 
 
