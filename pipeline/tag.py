@@ -260,7 +260,7 @@ def _calibrate_one(session: Session, model: StoredModel, judge: Judge, name: str
     if len(known.truth) < FEWEST_KNOWN:
         raise ConfigError(
             f"{len(known.truth):,} products have one of the labels of {judge.attribute!r} as their {name!r} in the "
-            f"catalog, expected at least {FEWEST_KNOWN}; {known.left_out:,} have another value",
+            f"catalog, expected at least {FEWEST_KNOWN}; {known.left_out:,} have another value, or a list",
             hint="labels and values are compared but for upper and lower case and white space",
         )
     return calibrate(judge, known.vectors, known.truth, name=name, left_out=known.left_out)

@@ -142,6 +142,6 @@ def _say(tagging: Tagging, place: str) -> None:
 def _calibrated(found: Calibration) -> str:
     return (
         f"{found.attribute}: temperature {found.temperature:.3g} by {found.products:,} products of known "
-        f"{found.truth!r} ({found.left_out:,} have another), {found.accuracy:.1%} of them right; calibration error "
-        f"{found.ece_before:.3f} before, {found.ece_after:.3f} after"
+        f"{found.truth!r} ({found.left_out:,} have another, or a list), {found.accuracy:.1%} of them right; "
+        f"calibration error {found.ece_before:.3f} before, {found.ece_after:.3f} after"
     )

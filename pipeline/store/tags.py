@@ -135,17 +135,18 @@ COPY catvec_store.product_tags (product_id, attribute_id, label, probability, co
 
 # category and brand are columns, everything else an attribute; of lists nobody knows which element is meant
 READ_TRUTH = """
-SELECT product_id, value
+SELECT product_id,
+       CASE WHEN jsonb_typeof(given) IN ('string', 'number', 'boolean') THEN given #>> '{}' END
   FROM (SELECT p.product_id,
                CASE %(attribute)s
-                 WHEN 'category' THEN p.category
-                 WHEN 'brand' THEN p.brand
-                 ELSE CASE WHEN jsonb_typeof(p.attrs -> %(attribute)s) IN ('string', 'number', 'boolean')
-                           THEN p.attrs ->> %(attribute)s END
-               END AS value
+                 WHEN 'category' THEN to_jsonb(p.category)
+                 WHEN 'brand' THEN to_jsonb(p.brand)
+                 ELSE p.attrs -> %(attribute)s
+               END AS given
           FROM catvec_store.products p
          WHERE p.active) labelled
- WHERE value IS NOT NULL
+ WHERE given IS NOT NULL
+   AND given NOT IN ('null', '[]', '{}')
  ORDER BY product_id
 """
 
@@ -325,8 +326,11 @@ def write_tags(
             copy.write_row((product_id, attribute_id, label, probability, contents))
 
 
-def read_truth(connection: Connection, attribute: str) -> list[tuple[str, str]]:
-    """What the catalog says: the ids of products that are for sale, and their values of an attribute, in order."""
+def read_truth(connection: Connection, attribute: str) -> list[tuple[str, str | None]]:
+    """What the catalog says: the ids of products that are for sale, and their values of an attribute, in order.
+
+    None for what is a list, or an object, and no single value.
+    """
     return connection.execute(READ_TRUTH, {"attribute": attribute}).fetchall()
 
 

@@ -359,15 +359,17 @@ def test_a_temperature_is_fitted_on_the_catalog_kept_and_used(shop: Shop, databa
             for place in places
         ),
         product("other", "o.jpg", row=90, attrs={"farbe": "blue"}),
+        product("both", "b.jpg", row=91, attrs={"farbe": ["dark red", "green"]}),
+        product("none", "n.jpg", row=92, attrs={"farbe": []}),
     )
     model = shop.register()
-    shop.embed(model, [unit(1, 0, 0, place / 1000) for place in range(81)])
+    shop.embed(model, [unit(1, 0, 0, place / 1000) for place in range(83)])
     shop.activate(model)
     head = hand_made_head(tmp_path, model, {"dark red": [20.0, 0, 0, 0], "green": [0.0, 0, 0, 0]})
 
     [found] = run(database_url, head, colour="farbe").calibrations
 
-    assert (found.attribute, found.truth, found.products, found.left_out) == ("colour", "farbe", 80, 1)
+    assert (found.attribute, found.truth, found.products, found.left_out) == ("colour", "farbe", 80, 2)
     assert found.accuracy == 0.75
     assert found.temperature == pytest.approx(20 / 1.0986, rel=0.02)  # softmax(log 3) is 3/4
     assert found.ece_before == pytest.approx(0.25, abs=0.01)
@@ -382,7 +384,7 @@ def test_a_temperature_is_fitted_on_the_catalog_kept_and_used(shop: Shop, databa
         database_url,
         hand_made_head(tmp_path, model, {"dark red": [20.0, 0, 0, 0], "green": [0.0, 0, 0, 0]}, threshold=0.8),
     )
-    assert (threshold.tagged, {row[2:] for row in shop.all(TAGS)}) == (81, {("unknown", 0.75)})
+    assert (threshold.tagged, {row[2:] for row in shop.all(TAGS)}) == (83, {("unknown", 0.75)})
     run(database_url, hand_made_head(tmp_path, model, {"dark red": [20.0, 0, 0, 0], "blue": [0.0, 0, 0, 0]}))
     assert {row[3] for row in shop.all(TAGS)} == {1.0}  # another question: the model's own again
 
