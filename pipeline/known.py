@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.labels import plain
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -24,7 +26,8 @@ PAGE = 2_000
 class Known:
     """Products in the order of their ids: unit vectors float32 [P, D], and the numbers int64 [P] of their labels.
 
-    Of products that show the same images, one is here. `left_out` have a value that is none of the labels.
+    Of products that show the same images, one is here. `left_out` have a value that is none of the labels,
+    or several in a list.
     """
 
     product_ids: tuple[str, ...]
@@ -50,14 +53,22 @@ class Known:
 def read_known(session: Session, model: StoredModel, attribute: str, labels: Sequence[str] | None = None) -> Known:
     """The products with a vector under the model and a value of the attribute: category, brand, or one of attrs.
 
-    With `labels`, those whose value is one of them, upper and lower case the same; else every value is a label.
+    With `labels`, those whose value is one of them, as `labels.plain` compares; else every value is a label.
     """
     from pipeline.store.tags import read_truth, read_vectors
 
     values = dict(session.run(partial(read_truth, attribute=attribute)))
-    names = tuple(labels) if labels is not None else tuple(sorted(set(values.values())))
+    names = (
+        tuple(labels)
+        if labels is not None
+        else tuple(sorted({value for value in values.values() if value is not None}))
+    )
     numbers = {_key(name, labels): number for number, name in enumerate(names)}
-    wanted = {product: numbers[key] for product, value in values.items() if (key := _key(value, labels)) in numbers}
+    wanted = {
+        product: numbers[key]
+        for product, value in values.items()
+        if value is not None and (key := _key(value, labels)) in numbers
+    }
     ids = list(wanted)
     pages = [
         session.run(partial(read_vectors, model=model, product_ids=ids[start : start + PAGE]))
@@ -77,4 +88,4 @@ def read_known(session: Session, model: StoredModel, attribute: str, labels: Seq
 
 
 def _key(value: str, labels: Sequence[str] | None) -> str:
-    return value if labels is None else value.strip().casefold()
+    return value if labels is None else plain(value)

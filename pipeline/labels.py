@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -145,7 +146,7 @@ def _read_text(path: Path) -> str:
 def _parse(path: Path, text: str) -> Any:
     kind = "JSON" if path.suffix.lower() == ".json" else "YAML"
     try:
-        return json.loads(text, object_pairs_hook=_Pairs) if kind == "JSON" else _parse_yaml(text)
+        return json.loads(text, object_pairs_hook=_Pairs) if kind == "JSON" else _parse_yaml(path, text)
     except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
@@ -153,8 +154,8 @@ def _parse(path: Path, text: str) -> Any:
         ) from error
 
 
-def _parse_yaml(text: str) -> Any:
-    """Plain values, with mappings as pairs. Raises ValueError and RecursionError."""
+def _parse_yaml(path: Path, text: str) -> Any:
+    """Plain values, with mappings as pairs. Raises ValueError and RecursionError; ConfigError for a merge."""
     import yaml
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc] # PyYAML has no types
@@ -163,6 +164,15 @@ def _parse_yaml(text: str) -> Any:
     Loader.add_constructor(
         "tag:yaml.org,2002:map", lambda loader, node: _Pairs(loader.construct_pairs(node, deep=True))
     )
+
+    def refuse_merge(_loader: Loader, node: Any) -> NoReturn:
+        raise ConfigError(
+            f"{str(path)!r} merges mappings (<<) in line {node.start_mark.line + 1}, which is not supported",
+            hint="repeat single values instead: templates: &shared [...] once, then templates: *shared",
+        )
+
+    # pairs have no place to say which of two equal keys was merged, and may stand there twice
+    Loader.add_constructor("tag:yaml.org,2002:merge", refuse_merge)
     try:
         return yaml.load(text, Loader)  # noqa: S506 - a SafeLoader: it makes plain values only
     except yaml.MarkedYAMLError as error:
@@ -285,6 +295,13 @@ def _refuse_twice(names: Iterable[str], what: str) -> None:
         if name in seen:
             raise ConfigError(f"{what} {name!r} stands there twice", hint="remove one of them")
         seen.add(name)
+
+
+def plain(text: str) -> str:
+    """What a label and a value of the catalog must have in common to be the same: not upper and lower case, white
+    space, or the Unicode form of their letters.
+    """
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
 
 
 def _kind(value: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,10 @@ if TYPE_CHECKING:
     from pipeline.models.encoder import Encoder
     from pipeline.records import Hit
     from pipeline.store.models import StoredModel
+
+
+LIGHTEST, HEAVIEST = 1e-6, 1e6
+"""what a weight may be, as in catvec.combine_vectors; only how they compare with each other matters"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +49,8 @@ class Query(EncoderChoice):
 class Wanted:
     """What is looked for: words or a picture, products to be like, and words to lead away from.
 
-    `weights` has one for each of these in this order, or none: then each counts 1. They are positive; what is in
-    `minus` is subtracted.
+    `weights` has one for each of these in this order, or none: then each counts 1. They lie between `LIGHTEST`
+    and `HEAVIEST`; what is in `minus` is subtracted.
     """
 
     text: str | None = None
@@ -66,14 +69,17 @@ class Wanted:
             )
         for words in (*([] if self.text is None else [self.text]), *self.minus):
             check_words(words, "the text to search for")
+        for product_id in self.like:
+            check_words(product_id, "--like")
         if self.weights and len(self.weights) != len(self.names):
             raise ConfigError(
                 f"--weight is given {len(self.weights)} times, expected one for each of: {', '.join(self.names)}"
             )
         for weight in self.weights:
-            if not (isfinite(weight) and weight > 0):
+            if not LIGHTEST <= weight <= HEAVIEST:
                 raise ConfigError(
-                    f"--weight is {weight!r}, expected more than 0", hint="what leads away is named with --minus"
+                    f"--weight is {weight!r}, expected {LIGHTEST:f} to {HEAVIEST:,.0f}",
+                    hint="only how weights compare with each other matters; what leads away is named with --minus",
                 )
 
     @property
@@ -132,6 +138,7 @@ def similar(url: str, product_id: str, query: Query) -> list[Hit]:
     from pipeline.store.migrate import open_current
     from pipeline.store.search import similar_products
 
+    check_words(product_id, "the product id")
     with open_current(url) as session:
         return similar_products(
             session.connection(), product_id, k=query.k, conditions=query.conditions, model=query.model

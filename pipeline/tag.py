@@ -53,6 +53,7 @@ class Tagging:
 
     `products` have vectors, `tagged` of them were judged, and `removed` have lost their tags with their vectors.
     `seconds` are of everything, `products_per_s` is the rate once the judges were loaded, 0 when none was needed.
+    `behind` are attributes of the model that were not asked for and lack current answers for so many products.
     """
 
     model: str
@@ -62,6 +63,7 @@ class Tagging:
     seconds: float
     products_per_s: float
     attributes: tuple[TaggedAttribute, ...]
+    behind: Mapping[str, int]
     calibrations: tuple[Calibration, ...]
 
 
@@ -111,12 +113,11 @@ def tag_by(
     from threadpoolctl import threadpool_limits
 
     from pipeline.store.connect import Session
-    from pipeline.store.pooler import require_session
+    from pipeline.store.pooler import holding
     from pipeline.store.tags import count_tags, refresh_statistics, take_lock
 
     began = time.monotonic()
-    with Session(url, on_connect=partial(take_lock, model=stored)) as session:
-        require_session(session.connection(), url)  # for the lock
+    with Session(url, on_connect=holding(url, partial(take_lock, model=stored))) as session:
         calibrations = _calibrate(session, stored, panel, calibrate)
         questions = _set_temperatures(session, stored, panel, calibrations)
         editions, work = _begin(session, stored, questions)
@@ -145,6 +146,7 @@ def tag_by(
             TaggedAttribute(attribute=name, is_anew=name in anew, products_by_label=counts.get(name, {}))
             for name in editions
         ),
+        behind=work.behind,
         calibrations=calibrations,
     )
 
@@ -162,6 +164,7 @@ def drop(url: str, attributes: Sequence[str], model: str | None) -> str:
     from pipeline.store.connect import Session
     from pipeline.store.migrate import open_current
     from pipeline.store.models import choose_model
+    from pipeline.store.pooler import holding
     from pipeline.store.tags import drop_attribute, list_editions, take_lock
 
     with open_current(url) as session:
@@ -175,7 +178,7 @@ def drop(url: str, attributes: Sequence[str], model: str | None) -> str:
                 raise ConfigError(f"no attribute {name!r} is tagged under model {stored.name!r}, there are: {there}")
             drop_attribute(connection, stored, name)
 
-    with Session(url, on_connect=partial(take_lock, model=stored)) as session:
+    with Session(url, on_connect=holding(url, partial(take_lock, model=stored))) as session:
         session.run(forget)
     return stored.name
 
@@ -261,8 +264,8 @@ def _calibrate_one(session: Session, model: StoredModel, judge: Judge, name: str
     if len(known.truth) < FEWEST_KNOWN:
         raise ConfigError(
             f"{len(known.truth):,} products have one of the labels of {judge.attribute!r} as their {name!r} in the "
-            f"catalog, expected at least {FEWEST_KNOWN}; {known.left_out:,} have another value",
-            hint="labels and values are compared as they are written, but for upper and lower case",
+            f"catalog, expected at least {FEWEST_KNOWN}; {known.left_out:,} have another value, or a list",
+            hint="labels and values are compared but for upper and lower case and white space",
         )
     return calibrate(judge, known.vectors, known.truth, name=name, left_out=known.left_out)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import sys
+from functools import partial
 from typing import Annotated
 
 import typer
 
+from pipeline.commands.live import interruptible, progress_shown
 from pipeline.commands.options import Database, Home, Json, ModelName, open_database
 from pipeline.commands.terminal import print_json, say
+from pipeline.progress import Progress
 
 neighbours_app = typer.Typer(help="Neighbours found beforehand, for apps that want one lookup.", no_args_is_help=True)
 
@@ -25,19 +27,11 @@ def build(
     home: Home = None,
 ) -> None:
     """Bring the view catvec.neighbours up to date; only what may have changed is found again."""
-    from tqdm import tqdm
-
     from pipeline.neighbours import refresh_neighbours
 
-    with (
-        open_database(db, home) as url,
-        tqdm(unit=" products", dynamic_ncols=True, leave=False, disable=not sys.stderr.isatty()) as bar,
-    ):
-
-        def report(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    progress = Progress(phase="finding neighbours")
+    report = partial(progress.step, unit="products")
+    with open_database(db, home) as url, interruptible(progress), progress_shown(progress):
         refresh = refresh_neighbours(url, model=model, k=k, report=report)
     if json:
         print_json(refresh)

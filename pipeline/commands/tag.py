@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
-import sys
+from functools import partial
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.commands.live import interruptible, progress_shown
 from pipeline.commands.options import (
     Database,
     Device,
@@ -23,6 +24,7 @@ from pipeline.commands.options import (
 )
 from pipeline.commands.terminal import print_json, print_table, say
 from pipeline.errors import ConfigError
+from pipeline.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,8 +64,6 @@ def tag(
     home: Home = None,
 ) -> None:
     """Give products labels (colour, pattern, season …) by their pictures, for the view catvec.product_tags."""
-    from tqdm import tqdm
-
     from pipeline.search import EncoderChoice
     from pipeline.tag import drop as drop_attributes
     from pipeline.tag import tag as tag_products
@@ -76,27 +76,32 @@ def tag(
         say(f"forgotten under model {under}: {', '.join(drop or [])}")
         return
     choice = EncoderChoice(model=model, weights=weights, device=device, precision=precision)
-    with (
-        open_database(db, home) as url,
-        tqdm(unit=" products", dynamic_ncols=True, leave=False, disable=not sys.stderr.isatty()) as bar,
-    ):
-
-        def report(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        tagging = tag_products(url, source, choice, calibrate=parse_calibrate(calibrate or []), report=report)
+    truths = parse_calibrate(calibrate or [])
+    progress = Progress(phase="tagging products")
+    report = partial(progress.step, unit="products")
+    with open_database(db, home) as url, interruptible(progress), progress_shown(progress):
+        tagging = tag_products(url, source, choice, calibrate=truths, report=report)
     if json:
         print_json(tagging)
     else:
         print_table(("attribute", "label", "products", "share"), _rows(tagging), right=(2, 3))
-    _say(tagging, place_of(db, home))
+    # filters go by the tags of the active model, unless they name one
+    place = f" --model {shlex.quote(model)}{place_of(db, home)}" if model else place_of(db, home)
+    _say(tagging, place)
+    for attribute, products in tagging.behind.items():
+        say(
+            f"{attribute!r} lacks {products:,} of {tagging.products:,} products: run catvec tag with its labels file "
+            f"or head, too, or forget it: catvec tag --drop {shlex.quote(attribute)}{place}"
+        )
 
 
 def parse_calibrate(texts: list[str]) -> dict[str, str]:
     """ATTRIBUTE=NAME, or ATTRIBUTE for ATTRIBUTE=ATTRIBUTE. Raises ConfigError."""
+    from pipeline.search import check_words
+
     found: dict[str, str] = {}
     for text in texts:
+        check_words(text, "--calibrate")
         attribute, _, name = text.partition("=")
         if not attribute or ("=" in text and not name):
             raise ConfigError(f"--calibrate is {text!r}, expected ATTRIBUTE or ATTRIBUTE=NAME")
@@ -137,6 +142,6 @@ def _say(tagging: Tagging, place: str) -> None:
 def _calibrated(found: Calibration) -> str:
     return (
         f"{found.attribute}: temperature {found.temperature:.3g} by {found.products:,} products of known "
-        f"{found.truth!r} ({found.left_out:,} have another), {found.accuracy:.1%} of them right; calibration error "
-        f"{found.ece_before:.3f} before, {found.ece_after:.3f} after"
+        f"{found.truth!r} ({found.left_out:,} have another, or a list), {found.accuracy:.1%} of them right; "
+        f"calibration error {found.ece_before:.3f} before, {found.ece_after:.3f} after"
     )

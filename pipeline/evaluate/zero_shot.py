@@ -16,6 +16,7 @@ from pipeline.evaluate.gallery import cover, leave_out_trained, open_judged
 from pipeline.evaluate.metrics import share
 from pipeline.evaluate.ranking import Ranked, rank
 from pipeline.evaluate.tables import Table, say_coverage, show, show_measure, warn_of_trained
+from pipeline.labels import plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -144,13 +145,9 @@ def evaluate_zero_shot(
 
 
 def _places(values: Sequence[str | None], attribute: Attribute) -> NDArray[np.int64]:
-    """The label that each value names, by its place, but for case and white space; -1 for none."""
-    labels = {_plain(name): place for place, name in enumerate(attribute.label_names)}
-    return np.array([-1 if value is None else labels.get(_plain(value), -1) for value in values])
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split()).casefold()
+    """The label that each value names, by its place; -1 for none."""
+    labels = {plain(name): place for place, name in enumerate(attribute.label_names)}
+    return np.array([-1 if value is None else labels.get(plain(value), -1) for value in values])
 
 
 def _no_label(attribute: Attribute, truth: str, unknown: Counter[str]) -> ConfigError:

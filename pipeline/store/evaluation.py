@@ -93,7 +93,9 @@ def _compose(
     value: str | None,
 ) -> sql.Composed:
     with refusals():
-        [(condition,)] = connection.execute("SELECT catvec.filter_condition(%s)", (Jsonb(conditions),)).fetchall()
+        [(condition,)] = connection.execute(
+            "SELECT catvec.filter_condition(%s, %s)", (Jsonb(conditions), model.name)
+        ).fetchall()
     return sql.SQL(template).format(
         view=sql.Identifier(model.view),
         value=_value(value),

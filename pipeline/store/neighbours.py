@@ -15,7 +15,8 @@ from psycopg import sql
 
 from pipeline.errors import LockedError
 from pipeline.store.connect import Session, require_vector
-from pipeline.store.pooler import require_session
+from pipeline.store.models import choose_model
+from pipeline.store.pooler import holding
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -158,8 +159,7 @@ def build_neighbours(
     `report` is told how many of how many are done. Raises LockedError while another build of the model goes on,
     StoreError.
     """
-    with Session(url, on_connect=lambda connection: take_lock(connection, model)) as session:
-        require_session(session.connection(), url)  # for the lock
+    with Session(url, on_connect=holding(url, partial(take_lock, model=model))) as session:
         parameters: dict[str, object] = {"model_id": model.model_id, "name": model.name}
         parameters["k"] = k or _last_k(session, parameters)
         products, removed = session.run(lambda connection: _mark(connection, model, parameters))
@@ -182,11 +182,15 @@ def _write(connection: Connection, page: dict[str, object]) -> None:
 
 
 def take_lock(connection: Connection, model: StoredModel) -> None:
-    """Hold the lock on this model's neighbours until the connection ends. Raises LockedError."""
+    """Hold the lock on this model's neighbours until the connection ends.
+
+    Raises LockedError, or ModelError when the model was dropped since it was chosen.
+    """
     if connection.execute(TAKE_LOCK, (model.name,)).fetchone() != (True,):
         raise LockedError(
             f"the neighbours of model {model.name!r} are being built already", hint="wait until that is done"
         )
+    choose_model(connection, model.name)
 
 
 def _mark(connection: Connection, model: StoredModel, parameters: dict[str, object]) -> tuple[int, int]:

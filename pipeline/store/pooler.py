@@ -15,6 +15,8 @@ from pipeline.errors import StoreError
 from pipeline.store.connect import connect
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pipeline.store.connect import Connection
 
 ASK = "SELECT pg_backend_pid()"
@@ -38,6 +40,20 @@ def require_session(connection: Connection, url: str) -> None:
             hint="give --db the server's own address and port, or the pooler's in session mode; searches may go on "
             "through this one",
         )
+
+
+def holding(url: str, take: Callable[[Connection], None]) -> Callable[[Connection], None]:
+    """What a `Session` of this URL does on connecting to hold a lock until it ends: `take` it, where sessions hold.
+
+    Through a pooler in transaction mode it would stay behind with the pooler's own connection, and lock everybody
+    out: so that is refused with StoreError before.
+    """
+
+    def on_connect(connection: Connection) -> None:
+        require_session(connection, url)
+        take(connection)
+
+    return on_connect
 
 
 def _is_shared(connection: Connection, url: str) -> bool:

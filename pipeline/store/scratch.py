@@ -17,7 +17,7 @@ from psycopg import sql
 from pipeline.errors import LockedError, StoreError
 from pipeline.store.connect import Session, require_vector, translate, translated
 from pipeline.store.models import DEFAULT_STORAGE
-from pipeline.store.pooler import require_session
+from pipeline.store.pooler import holding
 from pipeline.store.vectors import (
     BY_KEY,
     COUNT,
@@ -148,8 +148,7 @@ def scratch_tables(url: str, *, dims: int, storage: str | None = None) -> Iterat
     Raises StoreError, also when this user may not create a schema; LockedError when somebody else measures.
     """
     storage = storage or DEFAULT_STORAGE
-    with translated(), Session(url, on_connect=_take_lock) as writer, Session(url) as lookup:
-        require_session(writer.connection(), url)
+    with translated(), Session(url, on_connect=holding(url, _take_lock)) as writer, Session(url) as lookup:
         writer.run(partial(_create, dims=dims, storage=storage))
         try:
             yield Scratch(writer, lookup, storage)

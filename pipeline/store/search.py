@@ -10,7 +10,7 @@ from pgvector import HalfVector
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, StoreError
 from pipeline.records import Hit
 from pipeline.store.connect import translate
 
@@ -37,6 +37,12 @@ SELECT {COLUMNS}
            %(weights)s),
          %(k)s, %(filter)s, %(model)s)
  WHERE product_id <> ALL (%(products)s)
+"""
+FIND_BARE = """
+SELECT p.product_id
+  FROM unnest(%s::text[]) AS p (product_id)
+ WHERE catvec.product_vector(p.product_id, %s) IS NULL
+ LIMIT 1
 """
 SIMILAR = f"SELECT {COLUMNS} FROM catvec.similar_products(%(query)s, %(k)s, %(filter)s, %(model)s)"
 
@@ -67,20 +73,31 @@ def search_combined(
 
     There is a weight for each vector, and then for each product. Raises ConfigError or StoreError.
     """
-    hits = _hits(
-        connection,
-        COMBINED,
-        {
-            "vectors": [HalfVector(vector) for vector in vectors],
-            "products": list(products),
-            "weights": list(weights),
-            # those asked for are found first and then left out
-            "k": min(MOST, k + len(products)),
-            "filter": Jsonb(conditions),
-            "model": model,
-        },
-    )
-    return hits[:k]
+    parameters = {
+        "vectors": [HalfVector(vector) for vector in vectors],
+        "products": list(products),
+        "weights": list(weights),
+        # those asked for are found first and then left out
+        "k": min(MOST, k + len(products)),
+        "filter": Jsonb(conditions),
+        "model": model,
+    }
+    try:
+        return _hits(connection, COMBINED, parameters)[:k]
+    except StoreError as error:
+        if isinstance(error.__cause__, psycopg.errors.NullValueNotAllowed):
+            _refuse_bare(connection, products, model)
+        raise
+
+
+def _refuse_bare(connection: Connection, products: Sequence[str], model: str) -> None:
+    """Raise the ConfigError of the first of these products that has no vector, if any."""
+    row = connection.execute(FIND_BARE, (list(products), model)).fetchone()
+    if row is not None:
+        raise ConfigError(
+            f"product {row[0]!r} has no vector under model {model!r}, so nothing can be like it",
+            hint="leave it out; catvec failures says which pictures could not be used",
+        )
 
 
 def similar_products(

@@ -17,6 +17,7 @@ from psycopg.rows import class_row
 
 from pipeline.errors import LockedError
 from pipeline.means import unit_means
+from pipeline.store.models import choose_model
 from pipeline.store.wire import numbers_of, raw_cursor
 
 if TYPE_CHECKING:
@@ -99,6 +100,21 @@ WITH gone AS (
 SELECT count(DISTINCT product_id) FROM gone
 """
 
+# of what others were asked for, which this does not fill again
+COUNT_BEHIND = """
+SELECT a.attribute, count(*)
+  FROM catvec_store.tag_attributes a
+ CROSS JOIN current_products c
+ WHERE a.model_id = %(model_id)s
+   AND a.is_current
+   AND a.attribute NOT IN (SELECT attribute FROM catvec_store.tag_attributes WHERE attribute_id = ANY (%(editions)s))
+   AND NOT EXISTS (SELECT
+                     FROM catvec_store.product_tags t
+                    WHERE t.attribute_id = a.attribute_id AND t.product_id = c.product_id AND t.contents = c.contents)
+ GROUP BY a.attribute
+ ORDER BY a.attribute
+"""
+
 # no product is deleted before this transaction ends, and those that are gone already are not judged
 KEEP_PRODUCTS = """
 SELECT product_id
@@ -127,17 +143,18 @@ COPY catvec_store.product_tags (product_id, attribute_id, label, probability, co
 
 # category and brand are columns, everything else an attribute; of lists nobody knows which element is meant
 READ_TRUTH = """
-SELECT product_id, value
+SELECT product_id,
+       CASE WHEN jsonb_typeof(given) IN ('string', 'number', 'boolean') THEN given #>> '{}' END
   FROM (SELECT p.product_id,
                CASE %(attribute)s
-                 WHEN 'category' THEN p.category
-                 WHEN 'brand' THEN p.brand
-                 ELSE CASE WHEN jsonb_typeof(p.attrs -> %(attribute)s) IN ('string', 'number', 'boolean')
-                           THEN p.attrs ->> %(attribute)s END
-               END AS value
+                 WHEN 'category' THEN to_jsonb(p.category)
+                 WHEN 'brand' THEN to_jsonb(p.brand)
+                 ELSE p.attrs -> %(attribute)s
+               END AS given
           FROM catvec_store.products p
          WHERE p.active) labelled
- WHERE value IS NOT NULL
+ WHERE given IS NOT NULL
+   AND given NOT IN ('null', '[]', '{}')
  ORDER BY product_id
 """
 
@@ -195,11 +212,13 @@ class Edition:
 class Work:
     """What is to be judged: product ids in order, each with the editions that lack it.
 
-    `products` can be judged at all; `removed` have lost their tags just now.
+    `products` can be judged at all; `removed` have lost their tags just now. `behind` are the model's attributes that
+    are not asked for, with how many products each lacks, or judged by other images than those of now.
     """
 
     products: int
     removed: int
+    behind: dict[str, int]
     pieces: list[tuple[str, list[int]]]
 
 
@@ -213,11 +232,15 @@ class ProductVectors:
 
 
 def take_lock(connection: Connection, model: StoredModel) -> None:
-    """Hold the lock on this model's tags until the connection ends. Raises LockedError."""
+    """Hold the lock on this model's tags until the connection ends.
+
+    Raises LockedError, or ModelError when the model was dropped since it was chosen.
+    """
     if connection.execute(TAKE_LOCK, (model.name,)).fetchone() != (True,):
         raise LockedError(
             f"products are being tagged under model {model.name!r} already", hint="wait until that is done"
         )
+    choose_model(connection, model.name)
 
 
 def list_editions(connection: Connection, model: StoredModel) -> list[Edition]:
@@ -272,8 +295,10 @@ def find_work(connection: Connection, model: StoredModel, editions: Sequence[int
     # temporary tables have no statistics until told
     connection.execute("ANALYZE current_products (product_id)")
     [[removed]] = connection.execute(DELETE_GONE, (model.model_id,)).fetchall()
-    pieces = connection.execute(FIND_WORK, {"editions": list(editions)}).fetchall()
-    return Work(products=products, removed=removed, pieces=pieces)
+    values = {"model_id": model.model_id, "editions": list(editions)}
+    pieces = connection.execute(FIND_WORK, values).fetchall()
+    behind = dict(connection.execute(COUNT_BEHIND, values).fetchall())
+    return Work(products=products, removed=removed, behind=behind, pieces=pieces)
 
 
 def read_vectors(connection: Connection, model: StoredModel, product_ids: Sequence[str]) -> ProductVectors:
@@ -317,8 +342,11 @@ def write_tags(
             copy.write_row(tag)
 
 
-def read_truth(connection: Connection, attribute: str) -> list[tuple[str, str]]:
-    """What the catalog says: the ids of products that are for sale, and their values of an attribute, in order."""
+def read_truth(connection: Connection, attribute: str) -> list[tuple[str, str | None]]:
+    """What the catalog says: the ids of products that are for sale, and their values of an attribute, in order.
+
+    None for what is a list, or an object, and no single value.
+    """
     return connection.execute(READ_TRUTH, {"attribute": attribute}).fetchall()
 
 

@@ -86,13 +86,28 @@ def test_the_query_is_named_as_it_was_asked(catvec: Catvec, healthy: Healthy) ->
             ["red", "--like", "P01", "--weight", "2"],
             "--weight is given 1 times, expected one for each of: 'red', --like P01",
         ),
-        (["red", "--weight", "0"], "--weight is 0.0, expected more than 0"),
-        (["red", "--weight", "nan"], "--weight is nan, expected more than 0"),
+        (["red", "--weight", "0"], "--weight is 0.0, expected 0.000001 to 1,000,000"),
+        (["red", "--weight", "nan"], "--weight is nan, expected 0.000001 to 1,000,000"),
+        (["--like", "P01", "--weight", "1e300"], "--weight is 1e+300, expected 0.000001 to 1,000,000"),
+        (["--like", "P01", "--like", "\udcff"], r"--like is not UTF-8: '\udcff'"),
+        (
+            ["--like", "P01", "--like", "bare"],
+            "product 'bare' has no vector under model 'healthy', so nothing can be like it",
+        ),
         (["red", "--minus", "red"], "the vectors cancel each other out, which leads nowhere"),
     ],
 )
 def test_what_cannot_be_combined_is_refused(
     catvec: Catvec, healthy: Healthy, arguments: list[str], error: str
 ) -> None:
+    healthy.execute("INSERT INTO catvec_store.products (product_id, catalog) VALUES ('bare', 'default')")
     code, found_error, _ = catvec("search", *arguments, "--db", healthy.url).complaint()
     assert (code, found_error) == (2, error)
+
+
+def test_a_product_id_that_is_no_text_is_refused(catvec: Catvec, healthy: Healthy) -> None:
+    assert catvec("similar", "P\udcff", "--db", healthy.url).complaint() == (
+        2,
+        r"the product id is not UTF-8: 'P\udcff'",
+        "set the terminal or the file to UTF-8",
+    )

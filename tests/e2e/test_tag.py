@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import time
 from typing import TYPE_CHECKING
 
 import numpy as np
+import psycopg
 import pytest
 
 from pipeline.judging import choose_labels, zero_shot_judge
 from pipeline.labels import read_labels
 from pipeline.models.encoder import load_encoder
 from pipeline.settings import ModelSettings
+from tests.fixtures.command import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,6 +73,17 @@ def test_products_get_their_labels_and_only_once(catvec: Catvec, healthy: Health
     assert "P01" in {hit["product_id"] for hit in hits["hits"]}
 
 
+def test_what_is_to_be_typed_next_works_for_a_model_that_was_named(
+    catvec: Catvec, healthy: Healthy, labels: Path
+) -> None:
+    outcome = catvec("tag", labels, "--db", healthy.url, "--model", "healthy")
+    [line] = [line for line in outcome.err.splitlines() if line.startswith("next: ")]
+    assert " --model healthy --db " in line
+    words = [word for word in shlex.split(line)[2:] if word != "PRODUCT_ID"]
+    found = catvec(words[0], "P01", *words[1:-1], healthy.url)
+    assert found.code == 0, found.err
+
+
 def test_an_unchanged_night_needs_no_model(catvec: Catvec, healthy: Healthy, labels: Path) -> None:
     assert catvec("tag", labels, "--db", healthy.url).code == 0
     healthy.execute("UPDATE catvec_store.models SET location = '/nowhere'")
@@ -92,6 +106,54 @@ def test_one_attribute_in_other_words_leaves_the_other_alone(catvec: Catvec, hea
     assert healthy.execute(rows) == before
     assert catvec("tag", "--drop", "look", "--db", healthy.url).code == 0
     assert {row[1] for row in healthy.execute(TAGS)} == {"kind"}
+
+
+def test_an_attribute_of_another_file_that_lacks_products_is_named_last(
+    catvec: Catvec, healthy: Healthy, labels: Path, tmp_path: Path
+) -> None:
+    catvec("tag", labels, "--db", healthy.url)
+    healthy.execute("DELETE FROM catvec_store.product_tags WHERE product_id < 'P04'")
+    labels.write_text("kind: {labels: [dress, {bag: [bag, tote]}, mug], templates: ['a {}', '{}'], threshold: 0}")
+
+    outcome = catvec("tag", labels, "--db", healthy.url, "--json")
+
+    assert outcome.err.splitlines()[-1] == (
+        "'look' lacks 4 of 12 products: run catvec tag with its labels file or head, too, or forget it: catvec tag "
+        "--drop look --db …"
+    )
+    assert outcome.json()["behind"] == {"look": 4}
+
+
+@pytest.mark.parametrize(
+    ("command", "table", "phase", "number"),
+    [
+        ("tag", "product_tags", "tagging products", signal.SIGTERM),
+        ("neighbours build", "neighbours", "finding neighbours", signal.SIGINT),
+    ],
+)
+def test_an_interrupted_command_says_how_to_go_on(
+    catvec_process: Starter,
+    healthy: Healthy,
+    labels: Path,
+    command: str,
+    table: str,
+    phase: str,
+    number: signal.Signals,
+) -> None:
+    waiting = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with psycopg.connect(healthy.url) as other:
+        other.execute(f"LOCK TABLE catvec_store.{table}")
+        source = [labels] if command == "tag" else []
+        process = catvec_process(*command.split(), *source, "--db", healthy.url)
+        wait_until(lambda: bool(healthy.execute(waiting)), process)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=20)
+
+    assert err.splitlines() == [
+        f"{phase} …",
+        f"interrupted while {phase}; to go on, run the same command again",
+    ]
+    assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
 
 
 @pytest.mark.slow
@@ -132,7 +194,7 @@ def test_a_killed_tagging_goes_on(catvec: Catvec, catvec_process: Starter, healt
             ["labels.yaml", "--calibrate", "kind=category"],
             2,
             "0 products have one of the labels of 'kind' as their 'category' in the catalog, expected at least 20; "
-            "12 have another value",
+            "12 have another value, or a list",
         ),
         (["labels.yaml", "--model", "nix"], 2, "no model 'nix' in this database, there are: healthy"),
     ],

@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
+from pipeline.errors import StoreError
 from pipeline.store.connect import Session, connect
 from pipeline.store.pooler import is_pooled, require_session
+from pipeline.store.scratch import scratch_tables
 from tests.fixtures.doctor import look
 from tests.fixtures.roles import READER, grant, login
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.fixtures.command import Catvec
     from tests.fixtures.healthy import Healthy
     from tests.fixtures.pooler import Pooler
@@ -119,11 +123,18 @@ def test_a_session_leaves_nothing_set(database_url: str) -> None:
         assert session.rows("SELECT '[1,2]'::halfvec")[0][0].to_list() == [1, 2]
 
 
-def test_a_run_is_refused_behind_a_shared_session(pooler: Pooler, unchanged: Healthy, catvec: Catvec) -> None:
+def test_what_takes_a_lock_is_refused_behind_a_shared_session(
+    pooler: Pooler, unchanged: Healthy, catvec: Catvec, tmp_path: Path
+) -> None:
+    labels = tmp_path / "labels.yaml"
+    labels.write_text("colour: [red, green]")
     with pooler(unchanged.url) as url:
         for command in (
             ["run", unchanged.folder / "catalog.csv", "--model", unchanged.model, "--model-name", "healthy"],
             ["db", "migrate"],
+            ["tag", labels],
+            ["tag", "--drop", "colour"],
+            ["neighbours", "build"],
         ):
             assert catvec(*command, "--db", url).complaint() == (
                 1,
@@ -132,6 +143,8 @@ def test_a_run_is_refused_behind_a_shared_session(pooler: Pooler, unchanged: Hea
                 "give --db the server's own address and port, or the pooler's in session mode; searches may go on "
                 "through this one",
             )
+        with pytest.raises(StoreError, match="a pooler in transaction mode"), scratch_tables(url, dims=2):
+            pass
         # a lock that was taken through the pooler would stay with it
         assert unchanged.execute(LOCKS) == [(0,)]
         assert look(url)["pooler"].state == "warning"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,8 @@ from pipeline.errors import ConfigError, LockedError, ModelError
 from pipeline.search import EncoderChoice
 from pipeline.store.connect import Session
 from pipeline.store.models import register_model
+from pipeline.store.neighbours import take_lock as take_neighbours_lock
+from pipeline.store.queries import put_query, put_vectors
 from pipeline.store.tags import read_vectors, take_lock
 from pipeline.switch import drop as drop_model
 from pipeline.tag import Tagging, drop, tag
@@ -215,6 +218,28 @@ def test_attributes_stand_beside_each_other_until_one_is_dropped(
     assert {row[1] for row in shop.all(TAGS)} == {"age"}
 
 
+def test_attributes_that_were_not_asked_for_are_told_when_they_are_behind(
+    shop: Shop, tagged: StoredModel, database_url: str, tmp_path: Path
+) -> None:
+    """A catalog that was cut off for a night and is whole again, and another labels file."""
+    colour = hand_made_head(tmp_path, tagged, COLOURS)
+    age = hand_made_head(tmp_path, tagged, {"old": [8.0, 0, 0, 0], "new": [0, 0, 0, 0]}, attribute="age")
+    assert run(database_url, colour).behind == {}
+    assert run(database_url, age).behind == {}
+    shop.session.connection().execute("UPDATE catvec_store.products SET active = false WHERE product_id < 'C'")
+    assert (run(database_url, age).removed, run(database_url, age).behind) == (2, {})
+    shop.session.connection().execute("UPDATE catvec_store.products SET active = true")
+    # C shows another picture, too
+    shop.session.connection().execute(
+        "UPDATE catvec_store.product_tags SET contents = '' WHERE product_id = 'C' AND attribute_id ="
+        " (SELECT attribute_id FROM catvec.tag_attributes WHERE attribute = 'colour')"
+    )
+
+    assert run(database_url, age).behind == {"colour": 3}
+    assert run(database_url, colour).behind == {}
+    assert run(database_url, age).behind == {}
+
+
 def test_two_at_once_are_refused(shop: Shop, tagged: StoredModel, database_url: str, tmp_path: Path) -> None:
     head = hand_made_head(tmp_path, tagged, COLOURS)
     with (
@@ -243,12 +268,16 @@ def test_a_model_that_is_dropped_takes_its_tags_along(
     shop.embed(other, [unit(1, number) for number in range(len(shop.work(other)))])
     shop.activate(other)
     assert {row[0] for row in shop.all("SELECT is_active FROM catvec.product_tags")} == {False}
-    with pytest.raises(psycopg.errors.InvalidParameterValue, match="the active model has tagged no such attribute"):
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match='model "other" has tagged no such attribute'):
         shop.all("""SELECT * FROM catvec.similar_products('A', 5, '{"tag:colour": "red"}')""")
 
     drop_model(database_url, "tiny", wait_s=5, is_sure=lambda _dropped: True)
 
     assert shop.one("SELECT count(*) FROM catvec_store.product_tags") == 0
+    # those who had chosen it a moment before
+    for take in (take_lock, take_neighbours_lock):
+        with pytest.raises(ModelError, match=r"model 'tiny' was retired on .*, its vectors are gone"):
+            Session(database_url, on_connect=partial(take, model=tagged)).connection()
 
 
 def test_forgotten_products_take_their_tags_along(
@@ -284,13 +313,51 @@ def test_searches_filter_by_tag(shop: Shop, tagged: StoredModel, database_url: s
     assert {conditions: "".join(sorted(names)) for conditions, names in found.items()} == expected
 
 
+NAMED = {
+    "similar_products": "similar_products('A', 9, %s, %s)",
+    "similar_products_batch": "similar_products_batch('{A}', 9, %s, %s)",
+    "search_by_vector": "search_by_vector('[1,1,0,0]', 9, %s, %s)",
+    "search_by_array": "search_by_array('{1,1,0,0}', 9, %s, %s)",
+    "search_by_query": "search_by_query('any', 9, %s, %s)",
+}
+
+
+def test_a_filter_goes_by_the_tags_of_the_model_that_is_searched(shop: Shop, tagged: StoredModel) -> None:
+    """An app that names its model goes on to find the same while others are switched to the next one."""
+    other = shop.register(model_spec("other", revision="sha256:2"))
+    shop.embed(other, [unit(1, number, 0, 0) for number in range(len(shop.work(other)))])
+    query = put_query(shop.session.connection(), "any", "anything", replace=False)
+    for model in (tagged, other):
+        put_vectors(shop.session.connection(), model, [query], unit(1, 1, 0, 0)[None])
+    shop.tag(tagged, "colour", {"A": "red", "B": "red", "C": "green"})
+
+    def found(call: str, model: StoredModel | None) -> set[str]:
+        conditions = '{"tag:colour": "red"}'
+        rows = shop.all(f"SELECT product_id FROM catvec.{call}", conditions, model.name if model else None)
+        return {row[0] for row in rows} - {"A"}
+
+    assert {name: found(call, tagged) for name, call in NAMED.items()} == {name: {"B"} for name in NAMED}
+    with pytest.raises(
+        psycopg.errors.InvalidParameterValue, match='model "other" has tagged no such attribute, there are: none'
+    ):
+        found(NAMED["similar_products"], other)
+
+    shop.tag(other, "colour", {"D": "red"})
+    shop.activate(other)
+
+    for model, expected in ((tagged, {"B"}), (other, {"D"}), (None, {"D"})):
+        assert {name: found(call, model) for name, call in NAMED.items()} == dict.fromkeys(NAMED, expected)
+    [(condition,)] = shop.all("SELECT catvec.filter_condition('{\"tag:colour\": \"red\"}', 'tiny')")
+    assert shop.all(f"SELECT product_id FROM catvec.products p WHERE true {condition} ORDER BY 1") == [("A",), ("B",)]
+
+
 def test_a_filter_by_an_unknown_tag_is_refused(
     shop: Shop, tagged: StoredModel, database_url: str, tmp_path: Path
 ) -> None:
     run(database_url, hand_made_head(tmp_path, tagged, COLOURS))
     for conditions, message in (
-        ('{"tag:color": "red"}', "the active model has tagged no such attribute, there are: tag:colour"),
-        ('{"tag:": "red"}', 'filter key "tag:": the active model has tagged no such attribute'),
+        ('{"tag:color": "red"}', 'model "tiny" has tagged no such attribute, there are: tag:colour'),
+        ('{"tag:": "red"}', 'filter key "tag:": model "tiny" has tagged no such attribute'),
         ('{"tag:colour": "blue"}', 'filter key "tag:colour" has the label "blue", there are: red, green'),
         ('{"tag:colour": 3}', r'filter key "tag:colour" is \[3\], expected a label or a list of labels'),
         ('{"tag:colour": {"is": "red"}}', "expected a label or a list of labels"),
@@ -305,19 +372,23 @@ def test_a_temperature_is_fitted_on_the_catalog_kept_and_used(shop: Shop, databa
     places = range(80)
     shop.sync(
         *(
-            product(f"P{place:02}", f"{place}.jpg", row=place, attrs={"farbe": " RED" if place % 4 else "green"})
+            product(
+                f"P{place:02}", f"{place}.jpg", row=place, attrs={"farbe": " Dark  RED" if place % 4 else "green"}
+            )
             for place in places
         ),
         product("other", "o.jpg", row=90, attrs={"farbe": "blue"}),
+        product("both", "b.jpg", row=91, attrs={"farbe": ["dark red", "green"]}),
+        product("none", "n.jpg", row=92, attrs={"farbe": []}),
     )
     model = shop.register()
-    shop.embed(model, [unit(1, 0, 0, place / 1000) for place in range(81)])
+    shop.embed(model, [unit(1, 0, 0, place / 1000) for place in range(83)])
     shop.activate(model)
-    head = hand_made_head(tmp_path, model, {"red": [20.0, 0, 0, 0], "green": [0.0, 0, 0, 0]})
+    head = hand_made_head(tmp_path, model, {"dark red": [20.0, 0, 0, 0], "green": [0.0, 0, 0, 0]})
 
     [found] = run(database_url, head, colour="farbe").calibrations
 
-    assert (found.attribute, found.truth, found.products, found.left_out) == ("colour", "farbe", 80, 1)
+    assert (found.attribute, found.truth, found.products, found.left_out) == ("colour", "farbe", 80, 2)
     assert found.accuracy == 0.75
     assert found.temperature == pytest.approx(20 / 1.0986, rel=0.02)  # softmax(log 3) is 3/4
     assert found.ece_before == pytest.approx(0.25, abs=0.01)
@@ -330,10 +401,10 @@ def test_a_temperature_is_fitted_on_the_catalog_kept_and_used(shop: Shop, databa
     assert {row[3] for row in shop.all(TAGS)} == {0.75}
     threshold = run(
         database_url,
-        hand_made_head(tmp_path, model, {"red": [20.0, 0, 0, 0], "green": [0.0, 0, 0, 0]}, threshold=0.8),
+        hand_made_head(tmp_path, model, {"dark red": [20.0, 0, 0, 0], "green": [0.0, 0, 0, 0]}, threshold=0.8),
     )
-    assert (threshold.tagged, {row[2:] for row in shop.all(TAGS)}) == (81, {("unknown", 0.75)})
-    run(database_url, hand_made_head(tmp_path, model, {"red": [20.0, 0, 0, 0], "blue": [0.0, 0, 0, 0]}))
+    assert (threshold.tagged, {row[2:] for row in shop.all(TAGS)}) == (83, {("unknown", 0.75)})
+    run(database_url, hand_made_head(tmp_path, model, {"dark red": [20.0, 0, 0, 0], "blue": [0.0, 0, 0, 0]}))
     assert {row[3] for row in shop.all(TAGS)} == {1.0}  # another question: the model's own again
 
 
@@ -380,6 +451,8 @@ def test_vectors_are_combined_by_their_directions(shop: Shop, tagged: StoredMode
     assert shop.all(combined, ["[2,0]", "[0,9]"], None) == [(half,), (half,)]
     assert shop.all(combined, ["[2,0]", "[0,9]"], [3, -4]) == [(0.6,), (-0.8,)]
     assert shop.all(combined, ["[2,2]"], None) == [(half,), (half,)]
+    for size in (1e-6, 1e6):
+        assert shop.all(combined, ["[2,0]", "[0,9]"], [size, -size]) == [(half,), (-half,)]
     assert shop.one("SELECT vector_dims(catvec.combine_vectors(ARRAY['[1,2]'::vector, '[2,1]']))") == 2
 
 
@@ -389,6 +462,14 @@ def test_vectors_that_cannot_be_combined_are_refused(shop: Shop) -> None:
         ("NULL", "there is no vector to combine"),
         ("ARRAY['[1,2]'::halfvec], ARRAY[1, 2]", "there are 1 vectors and 2 weights, expected one for each"),
         ("ARRAY['[1,2]'::halfvec], ARRAY['NaN'::float8]", "the weights are {NaN}, expected numbers"),
+        (
+            "ARRAY['[1,2]'::halfvec], ARRAY[1e300]",
+            r"the weights are {1e\+300}, expected numbers of a size from 0.000001 to 1000000, or 0",
+        ),
+        (
+            "ARRAY['[1,2]'::halfvec, '[2,1]'], ARRAY[1, -1e-300]",
+            "the weights are {1,-1e-300}, expected numbers of a size from",
+        ),
         ("ARRAY['[1,2]'::halfvec], ARRAY[NULL::float8]", "the weights are {NULL}, expected numbers"),
         ("ARRAY['[1,2]'::halfvec, NULL]", "vector 2 is null"),
         (

@@ -43,6 +43,16 @@ AS_JSON = """{
 }"""
 
 
+SHARED = """
+colour: {labels: [red], templates: &shared ["a {} garment"]}
+season: {labels: [summer], templates: *shared}
+"""
+MERGED = """
+colour: &common {labels: [red], threshold: 0.3}
+season: {<<: *common, labels: [summer]}
+"""
+
+
 def write(folder: Path, text: str | bytes, name: str = "labels.yaml") -> Path:
     path = folder / name
     path.write_bytes(text.encode() if isinstance(text, str) else text)
@@ -76,6 +86,19 @@ def test_a_file_says_attributes_labels_and_words(tmp_path: Path, text: str, name
             threshold=0.5,
         ),
     )
+
+
+def test_values_can_be_shared_but_mappings_not_be_merged(tmp_path: Path) -> None:
+    assert [attribute.templates for attribute in read_labels(write(tmp_path, SHARED))] == 2 * [("a {} garment",)]
+    for text, line in ((MERGED, 3), ("colour: &c {labels: [red]}\n<<: {season: *c}", 2)):
+        with pytest.raises(
+            ConfigError, match=rf"merges mappings \(<<\) in line {line}, which is not supported"
+        ) as caught:
+            read_labels(write(tmp_path, text))
+        assert (
+            caught.value.hint
+            == "repeat single values instead: templates: &shared [...] once, then templates: *shared"
+        )
 
 
 @pytest.mark.parametrize(
