@@ -276,7 +276,7 @@ def test_a_model_that_is_dropped_takes_its_tags_along(
     assert shop.one("SELECT count(*) FROM catvec_store.product_tags") == 0
     # those who had chosen it a moment before
     for take in (take_lock, take_neighbours_lock):
-        with pytest.raises(ModelError, match=r"model 'tiny' was retired on .*, its vectors are gone"):
+        with pytest.raises(ConfigError, match=r"model 'tiny' was retired on .*, its vectors are gone"):
             Session(database_url, on_connect=partial(take, model=tagged)).connection()
 
 
