@@ -175,8 +175,18 @@ def _read_part(job: Job, pairs: Sequence[Pair], spec: PreprocessSpec, name: str)
     )
     folder = job.work.folder / f"{name}-{job.pairs.digest()}-{fingerprint(spec)}"
     job.around.progress.begin(f"reading images, {name}")
-    pixels = read_pixels(images, spec, folder, settings=inputs, progress=job.around.progress)
+    pixels = read_pixels(images, spec, folder, settings=inputs, progress=job.around.progress, settled=_settled(job))
     return Part(pairs=[pairs[row] for row in pixels.rows], pixels=pixels)
+
+
+def _settled(job: Job) -> frozenset[str]:
+    """The kinds of failure of an image that another try does not mend.
+
+    A training that has steps goes on with the images that it began with, or it would be another one.
+    """
+    if last_checkpoint(job.work.checkpoints) is not None:
+        return frozenset({"permanent", "transient", "ours"})
+    return frozenset() if job.around.restart else frozenset({"permanent"})
 
 
 def _check_titles(learned: Part) -> None:

@@ -6,7 +6,7 @@ import csv
 import json
 import signal
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from pipeline.errors import CatalogError, CatvecError, ConfigError, LockedError,
 from pipeline.models.trained import read_trained_products
 from pipeline.models.weights import load_model
 from pipeline.settings import FetchSettings
-from tests.fixtures.catalogs import write_catalog
+from tests.fixtures.catalogs import photo, write_catalog
 from tests.fixtures.colours import train_on, write_tiles
 from tests.fixtures.command import wait_until
 
@@ -232,6 +232,49 @@ def test_each_image_is_fetched_once_whatever_begins_anew(
 
     assert found.data["images learned from"] + found.data["images judged on"] == 12
     assert set(image_server.requests.values()) == {1}
+
+
+def test_an_outage_while_images_are_read_is_made_up_for(
+    tmp_path: Path, shop_catalog: ShopCatalog, image_server: ImageServer
+) -> None:
+    catalog, output, stop = shop_catalog(4), tmp_path / "out", Stop()
+    image_server.serve("/p/0.jpg", b"", status=404)
+    for number in range(1, 4):
+        image_server.serve(f"/p/{number}.jpg", b"", status=503)
+    begun: dict[str, Any] = {"fetch": FetchSettings(allow_private_hosts=True, retries=0), "validation_share": 0.0}
+    with pytest.raises(CatalogError, match=r"^none of 4 images can be used: private_host 4$"):
+        train_on(catalog, output, validation_share=0.0)
+    with pytest.raises(CatalogError, match=r"^none of 4 images can be used: http_503 3, http_404 1$"):
+        train_on(catalog, output, **begun)
+    for number in range(4):
+        image_server.serve(f"/p/{number}.jpg", photo(number))
+
+    stop.ask("SIGTERM")
+    with pytest.raises(KeyboardInterrupt):
+        train_on(catalog, output, **begun, stop=stop)
+    asked = dict(image_server.requests)
+    found = train_on(catalog, output, **begun, restart=True, epochs=2)
+
+    # what is not there for good is asked for again only when all begins anew
+    assert asked == {"/p/0.jpg": 1} | {f"/p/{number}.jpg": 2 for number in range(1, 4)}
+    assert dict(image_server.requests) == asked | {"/p/0.jpg": 2}
+    assert found.data["images learned from"] == 4
+
+
+def test_a_training_goes_on_with_the_images_that_it_began_with(
+    tmp_path: Path, shop_catalog: ShopCatalog, image_server: ImageServer
+) -> None:
+    catalog, output, stop = shop_catalog(4), tmp_path / "out", Stop()
+    begun: dict[str, Any] = {"fetch": FetchSettings(allow_private_hosts=True, retries=0), "validation_share": 0.0}
+    image_server.serve("/p/2.jpg", b"", status=503)
+    stop.ask("SIGTERM")
+    with pytest.raises(KeyboardInterrupt):
+        train_on(catalog, output, **begun, stop=stop)
+    image_server.serve("/p/2.jpg", photo(2))
+
+    found = train_on(catalog, output, **begun)
+
+    assert (found.data["images learned from"], found.data["images left out, http_503"]) == (3, 1)
 
 
 def test_titles_that_are_all_the_same_teach_nothing(tmp_path: Path) -> None:
