@@ -318,11 +318,21 @@ def test_fewer_products_than_a_batch_are_one_batch(tmp_path: Path) -> None:
     assert "Nothing was kept apart to judge it on." in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
 
 
-def test_training_ends_when_it_gets_no_better(tmp_path: Path, tiles: Path) -> None:
-    found = train_on(tiles, tmp_path / "out", learning_rate=1e-9, epochs=60, evaluate_every=1, patience=3)
-
+def test_training_ends_when_it_gets_no_better_also_when_it_is_interrupted(tmp_path: Path, tiles: Path) -> None:
     # what is learned at such a rate changes no rank
-    assert found.steps < 10
+    hopeless: dict[str, Any] = {"learning_rate": 1e-9, "epochs": 60, "evaluate_every": 1, "patience": 4}
+    stop = Stop()
+
+    def stop_at_third(text: str) -> None:
+        if text.startswith("step 3 "):
+            stop.ask("SIGTERM")
+
+    undisturbed = train_on(tiles, tmp_path / "out", **hopeless)
+    with pytest.raises(KeyboardInterrupt):
+        train_on(tiles, tmp_path / "stopped", stop=stop, tell=stop_at_third, **hopeless)
+    went_on = train_on(tiles, tmp_path / "stopped", **hopeless)
+
+    assert went_on.steps == undisturbed.steps < 8
 
 
 @pytest.mark.parametrize("tune", ["all", "last:1", "lora"])
