@@ -241,10 +241,20 @@ def _tell_plan(job: Job, plan: Plan, learned: Part, *, has_judge: bool) -> None:
         tell(f"there are {plan.batch_size:,} images to learn from, fewer than a batch of {job.settings.batch_size:,}")
     if not has_judge:
         tell("too few products are kept apart to judge on: there is no Recall@1, and no early end")
+    _warn_of_shared(job)
     tell(
         f"learning from {len(learned.pairs):,} images of {len(learned.products):,} products: {plan.steps:,} steps of "
         f"{plan.batch_size:,} on {job.device} in {job.precision}"
     )
+
+
+def _warn_of_shared(job: Job) -> None:
+    """A judgement that is too kind: what it asks for was seen."""
+    if job.pairs.astride:
+        job.around.tell(
+            f"{job.pairs.astride:,} images stand on both sides of --split-column {job.settings.split_column} and make "
+            "Recall@K too high: let the column say the same for all products of an image"
+        )
 
 
 def _run(job: Job, trainer: ContrastiveTrainer) -> None:

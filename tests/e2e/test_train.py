@@ -219,6 +219,25 @@ def test_what_cannot_be_used_is_counted_and_named(tmp_path: Path, tiles: Path) -
     )
 
 
+def test_images_on_both_sides_of_a_column_are_told(tmp_path: Path, tiles: Path) -> None:
+    rows = [row | {"part": "train"} for row in read_rows(tiles)]
+    rows += [rows[number] | {"id": f"V{number}", "part": "validation"} for number in range(3)]
+    said: list[str] = []
+
+    found = train_on(
+        write_catalog(tiles.parent / "astride.csv", rows),
+        tmp_path / "out",
+        epochs=1,
+        split_column="part",
+        tell=said.append,
+    )
+
+    assert (found.data["products that share an image"], found.data["images in both parts"]) == (6, 3)
+    assert any(
+        line.startswith("3 images stand on both sides of --split-column part and make Recall@K") for line in said
+    )
+
+
 def test_each_image_is_fetched_once_whatever_begins_anew(
     tmp_path: Path, shop_catalog: ShopCatalog, image_server: ImageServer
 ) -> None:

@@ -225,6 +225,42 @@ def test_products_keep_their_part_whatever_else_the_catalog_holds() -> None:
     assert set(Counter(pair.product_id for pair in whole.validation).values()) == {2}
 
 
+def test_products_that_share_an_image_fall_into_one_part() -> None:
+    sizes = "S", "M", "L"
+    rows = [product(n, product_id=f"P{n}-{size}", images=(f"{n}.jpg",)) for n in range(200) for size in sizes]
+    # a photo of two of them binds all six
+    rows += [product(3, images=("1.jpg", "2.jpg"))]
+    alone = [product(number, product_id=f"P{number}-L", images=(f"{number}.jpg",)) for number in range(200)]
+
+    found, of_alone = collect_pairs(rows, SETTINGS), collect_pairs(alone, SETTINGS)
+
+    apart = {pair.product_id for pair in found.validation}
+    assert 20 <= len(apart) <= 120
+    assert (found.sharing, found.astride) == (601, 0)
+    # by the first id of all that hang together, so that nothing moves when the others leave the catalog
+    assert {name for name in apart if name.endswith("-L")} - {"P1-L", "P2-L"} == {
+        pair.product_id for pair in of_alone.validation
+    } - {"P1-L", "P2-L"}
+    for names in [{f"P{number}-{size}" for size in sizes} for number in range(200)]:
+        assert apart & names in (set(), names)
+
+
+def test_a_picture_that_most_products_have_is_learned_from() -> None:
+    rows = [product(number, images=("missing.jpg",)) for number in range(60)] + [product(n) for n in range(60, 100)]
+
+    for seed in range(30):
+        found = collect_pairs(rows, replace(SETTINGS, seed=seed))
+        assert not any(pair.image.url == "missing.jpg" for pair in found.validation)
+
+
+def test_images_on_both_sides_of_a_column_are_counted() -> None:
+    rows = [product(n, images=("1.jpg", f"{n}.jpg"), attrs={"fold": part}) for n, part in ((2, "train"), (3, "val"))]
+
+    found = collect_pairs(rows, replace(SETTINGS, split_column="fold"))
+
+    assert (len(found.train), len(found.validation), found.astride) == (2, 2, 1)
+
+
 def test_a_column_may_say_the_part() -> None:
     said = ["train", "Validation", "test", "train", "val", ""]
     rows = [product(number, attrs={"fold": part}) for number, part in enumerate(said)]
