@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pipeline.train.pairs import Pair, Pairs
     from pipeline.train.record import Trained
     from pipeline.train.start import Start
+    from pipeline.train.tokens import Titles
     from pipeline.train.trainer import ContrastiveTrainer, Plan
     from pipeline.train.work import Clock
 
@@ -66,9 +67,12 @@ def _train(job: Job, output: str, clock: Clock) -> Trained:
     from pipeline.train.result import make_record, save, tell_left_out
 
     start = _open_start(job)
+    titles = _read_titles(job, start)
     learned, judged = _read_parts(job, start.preprocess)
-    _check_titles(learned)
-    trainer, finish = _prepare(job, start, learned, judged, on_save=clock.keep)
+    _check_images(learned)
+    learned_titles = titles.keep(learned.pixels.rows)
+    _check_titles(learned.pairs, learned_titles, start)
+    trainer, finish = _prepare(job, start, learned, judged, learned_titles, on_save=clock.keep)
     _run(job, trainer)
     record = make_record(job, trainer, learned, judged, seconds=clock.seconds)
     tell_left_out(job, learned, judged)
@@ -156,6 +160,35 @@ def _open_start(job: Job) -> Start:
     return open_start(job.work.start, str(job.work.start))
 
 
+def _read_titles(job: Job, start: Start) -> Titles:
+    """The titles to learn from as the model sees them."""
+    from pipeline.train.tokens import tokenize_titles
+
+    words = [pair.title for pair in job.pairs.train]
+    titles = tokenize_titles(start.tokenizer, words)
+    _check_titles(job.pairs.train, titles, start)
+    cut = start.tokenizer.count_cut(sorted(set(words)))
+    if cut:
+        job.around.tell(
+            f"{cut:,} of {len(set(words)):,} titles are longer than the {start.tokenizer.max_length} tokens that the "
+            "model reads: nothing is learned from the rest"
+        )
+    return titles
+
+
+def _check_titles(pairs: Sequence[Pair], titles: Titles, start: Start) -> None:
+    if len(set(titles.of_pairs.tolist())) > 1:
+        return
+    found = f"all {len(pairs):,} images have the title {pairs[0].title!r}"
+    if start.tokenizer.count_cut([pairs[0].title]):
+        found = f"the titles of all {len(pairs):,} images begin with the same {start.tokenizer.max_length} tokens, "
+        found += "which are all that the model reads"
+    raise CatalogError(
+        f"{found}, expected different ones",
+        hint="images are told apart by their titles; --title-column names another column",
+    )
+
+
 def _read_parts(job: Job, preprocess: PreprocessSpec) -> tuple[Part, Part]:
     """What can be learned from, with a margin to crop from, and what is judged on, as `catvec run` prepares it."""
     from pipeline.train.pixels import enlarged
@@ -189,27 +222,21 @@ def _settled(job: Job) -> frozenset[str]:
     return frozenset() if job.around.restart else frozenset({"permanent"})
 
 
-def _check_titles(learned: Part) -> None:
+def _check_images(learned: Part) -> None:
     if not learned.pairs:
         codes = ", ".join(f"{code} {count:,}" for code, count in learned.pixels.codes.most_common())
         raise CatalogError(
             f"none of {sum(learned.pixels.codes.values()):,} images can be used: {codes}",
             hint="catvec run CATALOG and catvec failures say what is wrong with each",
         )
-    if len({title.casefold() for title in learned.titles}) < 2:
-        raise CatalogError(
-            f"all {len(learned.pairs):,} images have the title {learned.titles[0]!r}, expected different ones",
-            hint="images are told apart by their titles; --title-column names another column",
-        )
 
 
 def _prepare(
-    job: Job, start: Start, learned: Part, judged: Part, *, on_save: Callable[[], None]
+    job: Job, start: Start, learned: Part, judged: Part, titles: Titles, *, on_save: Callable[[], None]
 ) -> tuple[ContrastiveTrainer, Callable[[], Any]]:
     """The trainer, and what gives the model as it is to be saved when it is done."""
     from pipeline.train.objective import Objective
     from pipeline.train.recall import choose_judge
-    from pipeline.train.tokens import tokenize_titles
     from pipeline.train.trainer import Batches, Reporter, make_trainer, plan_steps
     from pipeline.train.tune import prepare
 
@@ -219,7 +246,7 @@ def _prepare(
     batches = Batches(
         images=learned.pixels.images,
         rows=learned.pixels.rows,
-        titles=tokenize_titles(start.tokenizer, learned.titles),
+        titles=titles,
         seed=settings.seed,
         augment=settings.augment,
     )
@@ -252,8 +279,8 @@ def _warn_of_shared(job: Job) -> None:
     """A judgement that is too kind: what it asks for was seen."""
     if job.pairs.astride:
         job.around.tell(
-            f"{job.pairs.astride:,} images stand on both sides of --split-column {job.settings.split_column} and make "
-            "Recall@K too high: let the column say the same for all products of an image"
+            f"{job.pairs.astride:,} images stand on both sides of --split-column {job.settings.split_column} and "
+            "make Recall@K too high: let the column say the same for all products of an image"
         )
 
 

@@ -306,6 +306,31 @@ def test_titles_that_are_all_the_same_teach_nothing(tmp_path: Path) -> None:
         train_on(catalog, tmp_path / "out")
 
 
+def test_titles_that_differ_beyond_what_the_model_reads_teach_nothing(
+    tmp_path: Path, tiles: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = read_rows(tiles)
+    for number, row in enumerate(rows):
+        row["title"] = "so very soft " * 40 + (f"{number}" if number else "")
+    same = write_catalog(tiles.parent / "long.csv", rows)
+    rows[1]["title"] = "soft"
+    other = write_catalog(tiles.parent / "longer.csv", rows)
+    said: list[str] = []
+
+    with pytest.raises(
+        CatalogError,
+        match=r"^the titles of all 58 images begin with the same 77 tokens, which are all that the model reads, ",
+    ):
+        train_on(same, tmp_path / "out")
+    train_on(other, tmp_path / "other", epochs=1, tell=said.append)
+
+    assert said[0].endswith(
+        "titles are longer than the 77 tokens that the model reads: nothing is learned from the rest"
+    )
+    assert said[1] == "too few products are kept apart to judge on: there is no Recall@1, and no early end"
+    assert capfd.readouterr().err == ""
+
+
 def test_products_without_titles_teach_nothing(tmp_path: Path) -> None:
     catalog = write_tiles(tmp_path / "none", products=3)
     catalog.write_text("id,image\n1,1.png\n2,2.png\n", encoding="utf-8")
