@@ -7,17 +7,19 @@ output until that is whole.
 from __future__ import annotations
 
 import importlib.util
+import math
 import time
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import CatalogError, CatvecError, ConfigError, ModelError
+from pipeline.errors import BreakerError, CatalogError, CatvecError, ConfigError, ModelError
 from pipeline.settings import ModelSettings, RunSettings
 from pipeline.train.job import Job, Part
 from pipeline.train.pairs import collect_pairs
 from pipeline.train.work import Work, find_finished, last_checkpoint, refuse_others, step_of
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
@@ -31,6 +33,13 @@ if TYPE_CHECKING:
     from pipeline.train.tokens import Titles
     from pipeline.train.trainer import ContrastiveTrainer, Plan
     from pipeline.train.work import Clock
+
+CURES = {
+    "private_host": "--allow-private-hosts lets catvec fetch them, if these hosts are meant",
+    "no_image_root": "--image-root names the folder where their paths start",
+    "file_not_found": "--image-root names the folder where their paths start; --restart looks for all of them again",
+}
+TRY_AGAIN = "the same command tries again what fails in passing, --restart all of them"
 
 DECISIVE = (
     "tune", "epochs", "batch_size", "weight_decay", "warmup", "max_grad_norm", "augment", "validation_share",
@@ -69,13 +78,13 @@ def _train(job: Job, output: str, clock: Clock) -> Trained:
     start = _open_start(job)
     titles = _read_titles(job, start)
     learned, judged = _read_parts(job, start.preprocess)
-    _check_images(learned)
+    tell_left_out(job, learned, judged)
+    _check_images(job, learned, judged)
     learned_titles = titles.keep(learned.pixels.rows)
     _check_titles(learned.pairs, learned_titles, start)
     trainer, finish = _prepare(job, start, learned, judged, learned_titles, on_save=clock.keep)
     _run(job, trainer)
     record = make_record(job, trainer, learned, judged, seconds=clock.seconds)
-    tell_left_out(job, learned, judged)
     save(job, start, finish(), record, trainer, learned)
     return record.trained(output, is_new=True)
 
@@ -222,13 +231,26 @@ def _settled(job: Job) -> frozenset[str]:
     return frozenset() if job.around.restart else frozenset({"permanent"})
 
 
-def _check_images(learned: Part) -> None:
+def _check_images(job: Job, learned: Part, judged: Part) -> None:
     if not learned.pairs:
-        codes = ", ".join(f"{code} {count:,}" for code, count in learned.pixels.codes.most_common())
-        raise CatalogError(
-            f"none of {sum(learned.pixels.codes.values()):,} images can be used: {codes}",
-            hint="catvec run CATALOG and catvec failures say what is wrong with each",
+        said, hint = _reasons(learned.pixels.codes)
+        raise CatalogError(f"none of {len(job.pairs.train):,} images can be used: {said}", hint=hint)
+    codes = learned.pixels.codes + judged.pixels.codes
+    images = len(job.pairs.train) + len(job.pairs.validation)
+    share, limit = codes.total() / images, job.settings.max_failure_rate
+    if share > limit:
+        said, hint = _reasons(codes)
+        raise BreakerError(
+            f"{codes.total():,} of {images:,} images cannot be used, more than the {limit:.0%} of --max-failure-rate: "
+            f"{said}",
+            hint=f"{hint}; --max-failure-rate {math.ceil(100 * share) / 100:g} trains on the others",
         )
+
+
+def _reasons(codes: Counter[str]) -> tuple[str, str]:
+    """Why images are left out, the most frequent reason first, and a cure."""
+    cure = next((CURES[code] for code, _ in codes.most_common() if code in CURES), TRY_AGAIN)
+    return ", ".join(f"{code} {count:,}" for code, count in codes.most_common()), cure
 
 
 def _prepare(

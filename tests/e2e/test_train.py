@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from pipeline.engine.stop import Stop
-from pipeline.errors import CatalogError, CatvecError, ConfigError, LockedError, ModelError
+from pipeline.errors import BreakerError, CatalogError, CatvecError, ConfigError, LockedError, ModelError
 from pipeline.models.trained import read_trained_products
 from pipeline.models.weights import load_model
 from pipeline.settings import FetchSettings
@@ -214,9 +214,26 @@ def test_what_cannot_be_used_is_counted_and_named(tmp_path: Path, tiles: Path) -
     assert {row["product_id"]: row["code"] for row in named} == {"T003": "no_title", "T004": "file_not_found"}
     assert found.data["products without a title"] == 1
     assert found.data["images left out, file_not_found"] == 1
-    assert any(
-        line.startswith("left out: 1 file_not_found, 1 no_title (T004, T003); all are named in") for line in said
+    # before the first step
+    assert said[0].startswith("left out: 1 file_not_found, 1 no_title (T004, T003); all are named in")
+
+
+def test_it_is_refused_to_train_on_the_rest_when_most_images_fail(tmp_path: Path, tiles: Path) -> None:
+    rows = read_rows(tiles)
+    for row in rows[:50]:
+        row["image"] = "gone.png"
+    catalog = write_catalog(tiles.parent / "mostly_gone.csv", rows)
+
+    with pytest.raises(BreakerError) as refused:
+        train_on(catalog, tmp_path / "out")
+    found = train_on(catalog, tmp_path / "out", max_failure_rate=0.79, epochs=1)
+
+    assert refused.value.message == (
+        "50 of 64 images cannot be used, more than the 50% of --max-failure-rate: file_not_found 50"
     )
+    assert str(refused.value.hint).startswith("--image-root names the folder where their paths start; ")
+    assert str(refused.value.hint).endswith("; --max-failure-rate 0.79 trains on the others")
+    assert found.data["images left out, file_not_found"] == 50
 
 
 def test_images_on_both_sides_of_a_column_are_told(tmp_path: Path, tiles: Path) -> None:
