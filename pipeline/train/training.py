@@ -16,7 +16,7 @@ from pipeline.errors import BreakerError, CatalogError, CatvecError, ConfigError
 from pipeline.settings import ModelSettings, RunSettings
 from pipeline.train.job import Job, Part
 from pipeline.train.pairs import collect_pairs
-from pipeline.train.work import Work, find_finished, last_checkpoint, refuse_others, step_of
+from pipeline.train.work import CATALOG, Work, find_finished, last_checkpoint, refuse_others, step_of
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -74,8 +74,10 @@ def train(settings: TrainSettings, output: Path, around: Surroundings) -> Traine
 
 def _train(job: Job, output: str, clock: Clock) -> Trained:
     from pipeline.train.result import make_record, save, tell_left_out
+    from pipeline.train.tune import refuse_more_layers
 
     start = _open_start(job)
+    refuse_more_layers(start.model, job.settings.tune)
     titles = _read_titles(job, start)
     learned, judged = _read_parts(job, start.preprocess)
     tell_left_out(job, learned, judged)
@@ -151,7 +153,7 @@ def _decisive(settings: TrainSettings, pairs: Pairs, files: ModelFiles | None) -
     decisive |= {name: value for name, value in new.items() if value is not None}
     if settings.catalog.image_root is not None:
         decisive["--image-root"] = str(settings.catalog.image_root)
-    return decisive | {"--from": files.revision if files else None, "the catalog": pairs.digest()}
+    return decisive | {"--from": files.revision if files else None, CATALOG: pairs.digest()}
 
 
 def _open_start(job: Job) -> Start:
@@ -241,8 +243,8 @@ def _check_images(job: Job, learned: Part, judged: Part) -> None:
     if share > limit:
         said, hint = _reasons(codes)
         raise BreakerError(
-            f"{codes.total():,} of {images:,} images cannot be used, more than the {limit:.0%} of --max-failure-rate: "
-            f"{said}",
+            f"{codes.total():,} of {images:,} images cannot be used, more than the {limit:.0%} of "
+            f"--max-failure-rate: {said}",
             hint=f"{hint}; --max-failure-rate {math.ceil(100 * share) / 100:g} trains on the others",
         )
 

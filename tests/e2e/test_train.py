@@ -171,10 +171,29 @@ def test_other_settings_do_not_go_on_with_a_training(tmp_path: Path, tiles: Path
 
     with pytest.raises(ConfigError, match=r"was begun with --learning-rate 0.005, now it is 0.001") as refused:
         train_on(tiles, output, learning_rate=0.001)
-    anew = train_on(tiles, output, learning_rate=0.001, epochs=2, restart=True)
+    fewer = write_catalog(tiles.parent / "fewer.csv", read_rows(tiles)[:-1])
+    with pytest.raises(ConfigError, match=r"was begun, and the catalog has changed since, or is read otherwise$"):
+        train_on(fewer, output)
 
     assert "--restart forgets it" in str(refused.value.hint)
-    assert anew.steps == 2
+    assert train_on(tiles, output, learning_rate=0.001, epochs=2, restart=True).steps == 2
+
+
+def test_a_cure_that_is_suggested_is_taken(tmp_path: Path, tiles: Path, tiny_clip: Path) -> None:
+    """A training without a step is replaced by another."""
+    rows, output = read_rows(tiles)[:24], tmp_path / "out"
+    things = write_catalog(tiles.parent / "things.csv", [row | {"title": "The Thing"} for row in rows])
+    named = write_catalog(tiles.parent / "named.csv", rows)
+    tuned: dict[str, Any] = {"base": str(tiny_clip), "epochs": 1, "batch_size": 8}
+
+    with pytest.raises(CatalogError, match=r"have the title 'The Thing'.*expected different ones"):
+        train_on(things, output)
+    with pytest.raises(ConfigError, match=r"^--tune is 'last:9', but a side of the model has 2 layers$"):
+        train_on(named, output, tune="last:9", **tuned)
+    assert not list((tmp_path / "out.training").glob("train-*"))  # before any image was read
+    found = train_on(named, output, tune="last:2", **tuned)
+
+    assert found.data["different titles"] == 8
 
 
 @pytest.mark.parametrize(

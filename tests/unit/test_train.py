@@ -25,7 +25,7 @@ from pipeline.train.recall import Judge
 from pipeline.train.start import Start, open_start, write_new_model
 from pipeline.train.tokens import Titles, make_tokenizer, tokenize_titles, train_tokenizer
 from pipeline.train.trainer import Batches, count_workers
-from pipeline.train.tune import prepare
+from pipeline.train.tune import prepare, refuse_more_layers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -376,8 +376,12 @@ def test_recall_counts_an_image_that_shares_its_title_and_no_tie(new_model: Path
 
 
 def test_more_layers_than_there_are_cannot_be_tuned(tiny_clip: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^--tune is 'last:3', but the model's vision_model has 2 layers$"):
-        prepare(load_model(tiny_clip), "last:3", device="cpu")
+    model = load_model(tiny_clip)
+    refuse_more_layers(model, "last:2")
+    refuse_more_layers(model, "lora")
+    with pytest.raises(ConfigError, match=r"^--tune is 'last:3', but a side of the model has 2 layers$") as refused:
+        refuse_more_layers(model, "last:3")
+    assert refused.value.hint == "--tune last:2 or --tune all"
 
 
 def test_last_layers_come_with_what_follows_them(tiny_clip: Path) -> None:
