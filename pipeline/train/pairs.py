@@ -36,14 +36,16 @@ class Pair:
 class Pairs:
     """What the catalog gives to learn from and to judge on, and what it does not.
 
-    `untitled` products have images and no title; `other_parts` counts the products of --split-column that belong to
-    neither part, by what stands there. `sharing` is how many products have an image that others have too, and
-    `astride` how many images stand in both parts, which only --split-column brings about.
+    `untitled` products have images and no title, `without_images` counts those without images; `other_parts` counts
+    the products of --split-column that belong to neither part, by what stands there. `sharing` is how many products
+    have an image that others have too, `astride` how many images stand in both parts, which only --split-column
+    brings about.
     """
 
     train: tuple[Pair, ...]
     validation: tuple[Pair, ...]
     untitled: tuple[str, ...]
+    without_images: int
     other_parts: Mapping[str, int]
     bad_rows: Mapping[str, int]
     sharing: int
@@ -94,6 +96,7 @@ def collect_pairs(rows: Iterable[Product | BadRow | Deletion], settings: TrainSe
         train=_numbered(parts[TRAIN]),
         validation=_numbered(parts[VALIDATION]),
         untitled=tuple(product_id for product_id, product in seen.items() if product.images and not product.title),
+        without_images=sum(not product.images for product in seen.values()),
         other_parts=Counter(product.part or "" for product in seen.values() if product.part not in parts),
         bad_rows=bad_rows,
         sharing=sum(size for size in sizes.values() if size > 1),
@@ -171,7 +174,24 @@ def _check(pairs: Pairs, settings: TrainSettings) -> None:
             f"--split-column is {settings.split_column!r}, {says}, expected 'train' for some",
             hint="products are learned from where it says train, and judged on where it says validation",
         )
-    raise CatalogError(
-        f"there is nothing to learn from: {len(pairs.untitled):,} products have images and no title",
-        hint="--title-column names the column to learn from, such as a category",
-    )
+    reason, hint = _why_nothing(pairs)
+    raise CatalogError(f"there is nothing to learn from: {reason}", hint=hint)
+
+
+def _why_nothing(pairs: Pairs) -> tuple[str, str | None]:
+    """What became of all the products, and the cure."""
+    if pairs.validation:
+        apart = len({pair.product_id for pair in pairs.validation})
+        return (
+            f"all {apart:,} products with an image and a title are kept apart to be judged on",
+            "--validation-share 0 keeps none apart, --seed chooses others",
+        )
+    if pairs.untitled:
+        return (
+            f"{len(pairs.untitled):,} products have images and no title",
+            "--title-column names the column to learn from, such as a category",
+        )
+    if pairs.without_images:
+        return f"none of {pairs.without_images:,} products has an image", "--image-column names the column of images"
+    bad_rows = "".join(f", {count:,} rows are {code}" for code, count in pairs.bad_rows.items())
+    return f"the catalog has no products{bad_rows}", None

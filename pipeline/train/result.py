@@ -49,7 +49,11 @@ def make_record(job: Job, trainer: ContrastiveTrainer, learned: Part, judged: Pa
 
 def _count(job: Job, learned: Part, judged: Part) -> dict[str, int]:
     pairs = job.pairs
-    shared = {"products that share an image": pairs.sharing, "images in both parts": pairs.astride}
+    rare = {
+        "products without images": pairs.without_images,
+        "products that share an image": pairs.sharing,
+        "images in both parts": pairs.astride,
+    }
     bad_images = learned.pixels.codes + judged.pixels.codes
     return {
         "products learned from": len(learned.products),
@@ -58,7 +62,7 @@ def _count(job: Job, learned: Part, judged: Part) -> dict[str, int]:
         "products kept apart": len(judged.products),
         "images judged on": min(len(judged.pairs), MOST_JUDGED),
         "products without a title": len(pairs.untitled),
-        **{what: count for what, count in shared.items() if count},
+        **{what: count for what, count in rare.items() if count},
         **{f"images left out, {code}": count for code, count in bad_images.items()},
         **{f"products left out, their part is {part!r}": count for part, count in pairs.other_parts.items()},
         **{f"catalog rows left out, {code}": count for code, count in pairs.bad_rows.items()},

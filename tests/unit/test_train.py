@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.errors import ConfigError
+from pipeline.errors import CatalogError, ConfigError
 from pipeline.models.weights import load_model
 from pipeline.records import BadRow, Product
 from pipeline.settings import CatalogSettings, NewModelSettings, TrainSettings
@@ -294,6 +294,26 @@ def test_rows_of_one_product_share_the_first_title() -> None:
     assert [(pair.image.url, pair.title) for pair in found.train] == [("1.jpg", "red mug"), ("1-back.jpg", "red mug")]
     assert [pair.image.image_id for pair in found.train] == [0, 1]
     assert (found.untitled, found.bad_rows) == (("P2",), {"no_id": 1})
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ([product(1, images=()), product(2, images=())], "none of 2 products has an image"),
+        (
+            [product(1, title=None), product(2, title=None), product(3, images=())],
+            "2 products have images and no title",
+        ),
+        ([product(4), product(5)], "all 2 products with an image and a title are kept apart to be judged on"),
+        ([BadRow(row=n, code="no_id", detail="") for n in (1, 2)], "the catalog has no products, 2 rows are no_id"),
+        ([], "the catalog has no products"),
+    ],
+)
+def test_it_is_said_why_there_is_nothing_to_learn_from(rows: list[Product | BadRow], reason: str) -> None:
+    with pytest.raises(CatalogError) as refused:
+        collect_pairs(rows, replace(SETTINGS, validation_share=0.9))
+
+    assert refused.value.message == f"there is nothing to learn from: {reason}"
 
 
 # ---- batches and views
