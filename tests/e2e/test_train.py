@@ -29,10 +29,11 @@ if TYPE_CHECKING:
     from tests.fixtures.command import Catvec, Starter
     from tests.fixtures.http import ImageServer
 
-SMALLEST = (
+SHAPE = (
     *("--image-size", 16, "--patch-size", 8, "--width", 32, "--layers", 1, "--text-width", 32, "--text-layers", 1),
-    *("--dims", 16, "--batch-size", 32, "--learning-rate", 0.005, "--device", "cpu", "--precision", "fp32"),
+    *("--dims", 16),
 )
+SMALLEST = (*SHAPE, "--batch-size", 32, "--learning-rate", 0.005, "--device", "cpu", "--precision", "fp32")
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,18 @@ def test_a_model_trained_from_scratch_is_run_and_searched(
     assert [hit["title"] for hit in found.json()["hits"]] == ["green tile"] * 3
     assert not (tmp_path / "shop.training").exists()
     assert {values.dtype.name for values in weights_of(output).values()} == {"float16"}
+
+
+def test_what_the_environment_says_for_a_run_is_not_meant_for_a_training(
+    tmp_path: Path, tiles: Path, catvec: Catvec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"BATCH_SIZE": 4, "DEVICE": "all", "REVISION": "abc", "TRAIN_BATCH_SIZE": 8}.items():
+        monkeypatch.setenv(f"CATVEC_{name}", str(value))
+
+    outcome = catvec("train", tiles, "--output", tmp_path / "out", *SHAPE, "--epochs", 1, "--json")
+
+    assert outcome.code == 0, outcome.err
+    assert outcome.json()["steps"] == 58 // 8
 
 
 def test_the_card_says_what_it_learned_from_and_how_to_make_it_again(
