@@ -12,6 +12,7 @@ from pipeline.records import BadRow, ImageRef, Product
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from pipeline.records import Deletion
     from pipeline.settings import TrainSettings
@@ -58,6 +59,14 @@ class Pairs:
             words = (pair.product_id, pair.image.url, pair.title) if pair else ("",)
             total.update("\0".join((*words, "")).encode())
         return total.hexdigest()[:16]
+
+
+def digest_images(pairs: Iterable[Pair], root: Path | None) -> str:
+    """Which images these are, in 16 hex digits: whose and where, when relative paths start at `root`."""
+    total = hashlib.sha256(f"{root}\0".encode())
+    for pair in pairs:
+        total.update(f"{pair.product_id}\0{pair.image.url}\0".encode())
+    return total.hexdigest()[:16]
 
 
 @dataclass(slots=True)

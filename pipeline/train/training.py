@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import BreakerError, CatalogError, CatvecError, ConfigError, ModelError
 from pipeline.settings import ModelSettings, RunSettings
 from pipeline.train.job import Job, Part
-from pipeline.train.pairs import collect_pairs
+from pipeline.train.pairs import TRAIN, VALIDATION, collect_pairs, digest_images
 from pipeline.train.work import CATALOG, Work, find_finished, last_checkpoint, refuse_others, step_of
 
 if TYPE_CHECKING:
@@ -202,24 +202,32 @@ def _check_titles(pairs: Sequence[Pair], titles: Titles, start: Start) -> None:
 
 def _read_parts(job: Job, preprocess: PreprocessSpec) -> tuple[Part, Part]:
     """What can be learned from, with a margin to crop from, and what is judged on, as `catvec run` prepares it."""
+    from pipeline.catalog.open import image_root
+    from pipeline.models.preprocess import fingerprint
     from pipeline.train.pixels import enlarged
 
     to_learn = enlarged(preprocess) if job.settings.augment else preprocess
-    learned = _read_part(job, job.pairs.train, to_learn, "train")
-    return learned, _read_part(job, job.pairs.validation, preprocess, "validation")
+    root = image_root(job.settings.catalog)
+    train, validation = (
+        f"{part}-{digest_images(pairs, root)}-{fingerprint(spec)}"
+        for part, pairs, spec in ((TRAIN, job.pairs.train, to_learn), (VALIDATION, job.pairs.validation, preprocess))
+    )
+    job.work.keep_pixels(train, validation)
+    learned = _read_part(job, job.pairs.train, to_learn, train)
+    return learned, _read_part(job, job.pairs.validation, preprocess, validation)
 
 
 def _read_part(job: Job, pairs: Sequence[Pair], spec: PreprocessSpec, name: str) -> Part:
-    from pipeline.models.preprocess import fingerprint
     from pipeline.train.pixels import read_pixels
 
     settings, images = job.settings, [pair.image for pair in pairs]
     inputs = RunSettings(
         catalog=settings.catalog, fetch=settings.fetch, decode=settings.decode, decode_threads=settings.decode_threads
     )
-    folder = job.work.folder / f"{name}-{job.pairs.digest()}-{fingerprint(spec)}"
-    job.around.progress.begin(f"reading images, {name}")
-    pixels = read_pixels(images, spec, folder, settings=inputs, progress=job.around.progress, settled=_settled(job))
+    job.around.progress.begin(f"reading images, {name.partition('-')[0]}")
+    pixels = read_pixels(
+        images, spec, job.work.pixels / name, settings=inputs, progress=job.around.progress, settled=_settled(job)
+    )
     return Part(pairs=[pairs[row] for row in pixels.rows], pixels=pixels)
 
 

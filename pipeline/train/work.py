@@ -2,7 +2,7 @@
 
 settings.json      what decides the outcome; the same command goes on, another is refused once there is a checkpoint
 start/             the model it began with, when that is a new one
-train/ validation/ the pixels
+pixels/            of both parts
 checkpoints/       the best and the last
 spent.json         how long the commands took that were interrupted
 model/             the output while it is written; renamed when it is whole
@@ -78,6 +78,10 @@ class Work:
         return self.folder / "model"
 
     @property
+    def pixels(self) -> Path:
+        return self.folder / "pixels"
+
+    @property
     def _spent(self) -> Path:
         return self.folder / "spent.json"
 
@@ -109,6 +113,13 @@ class Work:
                 shutil.rmtree(gone, ignore_errors=True)
             self._spent.unlink(missing_ok=True)
         write_atomically(note, json.dumps(decisive, indent=2, ensure_ascii=False))
+
+    def keep_pixels(self, *names: str) -> None:
+        """Forget those of other images: they take as much room, and nobody comes back for them."""
+        self.pixels.mkdir(exist_ok=True)
+        for path in self.pixels.iterdir():
+            if path.name not in names:
+                shutil.rmtree(path)
 
     def finish(self) -> None:
         """Put the whole model where it belongs, in one step, and forget the rest."""

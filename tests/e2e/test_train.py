@@ -203,7 +203,7 @@ def test_a_cure_that_is_suggested_is_taken(tmp_path: Path, tiles: Path, tiny_cli
         train_on(things, output)
     with pytest.raises(ConfigError, match=r"^--tune is 'last:9', but a side of the model has 2 layers$"):
         train_on(named, output, tune="last:9", **tuned)
-    assert not list((tmp_path / "out.training").glob("train-*"))  # before any image was read
+    assert not (tmp_path / "out.training" / "pixels").exists()  # before any image was read
     found = train_on(named, output, tune="last:2", **tuned)
 
     assert found.data["different titles"] == 8
@@ -291,15 +291,25 @@ def test_each_image_is_fetched_once_whatever_begins_anew(
     tmp_path: Path, shop_catalog: ShopCatalog, image_server: ImageServer
 ) -> None:
     catalog, stop = shop_catalog(12), Stop()
-    fetch = FetchSettings(allow_private_hosts=True)
+    begun: dict[str, Any] = {"fetch": FetchSettings(allow_private_hosts=True), "epochs": 2, "restart": True}
+    pixels = tmp_path / "out.training" / "pixels"
     stop.ask("SIGTERM")
 
-    with pytest.raises(KeyboardInterrupt):
-        train_on(catalog, tmp_path / "out", fetch=fetch, stop=stop, epochs=2)
-    found = train_on(catalog, tmp_path / "out", fetch=fetch, epochs=2, learning_rate=0.001, restart=True)
-
-    assert found.data["images learned from"] + found.data["images judged on"] == 12
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            train_on(catalog, tmp_path / "out", stop=stop, **begun, validation_share=0.5)
+        before = {path.name for path in pixels.iterdir()}
+        # another title is no other image
+        catalog.write_text(catalog.read_text(encoding="utf-8").replace("thing 7", "thing 77"), encoding="utf-8")
     assert set(image_server.requests.values()) == {1}
+    with pytest.raises(KeyboardInterrupt):
+        train_on(catalog, tmp_path / "out", stop=stop, **begun, validation_share=0.0)
+    after = {path.name for path in pixels.iterdir()}
+    found = train_on(catalog, tmp_path / "out", **begun, validation_share=0.0, learning_rate=0.001)
+
+    assert found.data["images learned from"] == 12
+    # those of another division took up room for nobody
+    assert (len(before), len(after), before & after) == (2, 2, set())
 
 
 def test_an_outage_while_images_are_read_is_made_up_for(
