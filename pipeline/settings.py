@@ -33,7 +33,7 @@ def _check(settings: object, **minima: float) -> None:
     """Every named field is at least its minimum, or None."""
     for name, minimum in minima.items():
         value = getattr(settings, name)
-        if value is not None and value < minimum:
+        if value is not None and not value >= minimum:  # NaN is neither
             option = "--" + name.replace("_", "-")
             raise ConfigError(f"{option} is {value!r}, expected at least {minimum}")
 
@@ -318,6 +318,8 @@ class TrainSettings:
                 raise ConfigError(f"--{name.replace('_', '-')} is {value!r}, expected more than 0")
         if self.warmup > 1:
             raise ConfigError(f"--warmup is {self.warmup!r}, expected 0 to 1")
+        if not isfinite(self.weight_decay):
+            raise ConfigError(f"--weight-decay is {self.weight_decay!r}, expected a number")
         if self.validation_share > 0.9:
             raise ConfigError(f"--validation-share is {self.validation_share!r}, expected 0 to 0.9")
         if self.precision not in PRECISIONS:
