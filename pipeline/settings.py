@@ -33,7 +33,7 @@ def _check(settings: object, **minima: float) -> None:
     """Every named field is at least its minimum, or None."""
     for name, minimum in minima.items():
         value = getattr(settings, name)
-        if value is not None and value < minimum:
+        if value is not None and not value >= minimum:  # NaN is neither
             option = "--" + name.replace("_", "-")
             raise ConfigError(f"{option} is {value!r}, expected at least {minimum}")
 
@@ -303,6 +303,9 @@ class TrainSettings:
     device: str = setting("auto", "auto, cuda, mps or cpu; CUDA_VISIBLE_DEVICES chooses the GPU")
     decode_threads: int | None = setting(None, "threads that decode; else one per core")
     save_precision: str = setting("fp32", "fp32, or fp16 for weights of half the size")
+    max_failure_rate: float = setting(
+        0.5, "share of the images that may be left out, 0 to 1, before it is refused to train on the others"
+    )
 
     def __post_init__(self) -> None:
         _check(self, epochs=1, batch_size=2, chunk_size=1, evaluate_every=1, patience=1, decode_threads=1, seed=0)
@@ -315,10 +318,14 @@ class TrainSettings:
                 raise ConfigError(f"--{name.replace('_', '-')} is {value!r}, expected more than 0")
         if self.warmup > 1:
             raise ConfigError(f"--warmup is {self.warmup!r}, expected 0 to 1")
+        if not isfinite(self.weight_decay):
+            raise ConfigError(f"--weight-decay is {self.weight_decay!r}, expected a number")
         if self.validation_share > 0.9:
             raise ConfigError(f"--validation-share is {self.validation_share!r}, expected 0 to 0.9")
         if self.precision not in PRECISIONS:
             raise ConfigError(f"--precision is {self.precision!r}, expected {', '.join(PRECISIONS)}")
+        if not 0 <= self.max_failure_rate <= 1:
+            raise ConfigError(f"--max-failure-rate is {self.max_failure_rate!r}, expected 0 to 1")
         if self.save_precision not in ("fp32", "fp16"):
             raise ConfigError(f"--save-precision is {self.save_precision!r}, expected fp32 or fp16")
         if self.device not in ("auto", "cuda", "mps", "cpu"):

@@ -145,13 +145,16 @@ def option_of(context: typer.Context, name: str) -> str:
     return str(spellings[0] if spellings[0].startswith("-") else "CATALOG")  # the one argument that records have
 
 
-def with_settings(*kinds: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_settings(
+    *kinds: type, variables: Mapping[type, str] | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of these settings records.
 
     The command takes `**settings`; `take` turns them into the records again. A field without a default is an
     argument. A parameter that the command declares itself stands in place of the record's. Option `--batch-size` is
-    also the environment variable CATVEC_BATCH_SIZE. A field whose type is an option already, such as `Database`, is
-    that option: so commands share those that no use case knows.
+    also the environment variable CATVEC_BATCH_SIZE; `variables` gives a kind a word of its own in them, such as TRAIN
+    for CATVEC_TRAIN_BATCH_SIZE, where the name without it means something else to other commands. A field whose type
+    is an option already, such as `Database`, is that option: so commands share those that no use case knows.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -165,7 +168,12 @@ def with_settings(*kinds: type) -> Callable[[Callable[..., None]], Callable[...,
             if entry.kind is not inspect.Parameter.VAR_KEYWORD
         ]
         named = {entry.name for entry in own}
-        made = [entry for kind in kinds for entry in _parameters(kind) if entry.name not in named]
+        made = [
+            entry
+            for kind in kinds
+            for entry in _parameters(kind, (variables or {}).get(kind))
+            if entry.name not in named
+        ]
         arguments = [entry for entry in made if entry.default is inspect.Parameter.empty]
         options = [entry for entry in made if entry.default is not inspect.Parameter.empty]
         merged = [entry.replace(kind=inspect.Parameter.KEYWORD_ONLY) for entry in (*arguments, *own, *options)]
@@ -196,7 +204,7 @@ def _read(value: Any, hint: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _parameters(kind: type) -> Iterator[inspect.Parameter]:
+def _parameters(kind: type, word: str | None = None) -> Iterator[inspect.Parameter]:
     hints, plain = get_type_hints(kind, include_extras=True), set(plain_fields(kind))
     for entry in fields(kind):
         if get_origin(hints[entry.name]) is Annotated:
@@ -205,13 +213,13 @@ def _parameters(kind: type) -> Iterator[inspect.Parameter]:
                 entry.name, inspect.Parameter.KEYWORD_ONLY, default=entry.default, annotation=option
             )
         elif entry.name in plain:
-            yield _option(entry.name, hints[entry.name], entry.default, entry.metadata["help"])
+            yield _option(entry.name, hints[entry.name], entry.default, entry.metadata["help"], word)
         elif entry.default is MISSING and entry.default_factory is MISSING and hints[entry.name] is str:
             annotation = Annotated[str, typer.Argument(metavar="CATALOG", help="file, folder, SQLAlchemy URL, or -")]
             yield inspect.Parameter(entry.name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
 
 
-def _option(name: str, hint: Any, default: Any, help_text: str) -> inspect.Parameter:
+def _option(name: str, hint: Any, default: Any, help_text: str, word: str | None) -> inspect.Parameter:
     is_several = default == ()
     option = name.removesuffix("s") if is_several else name
     flag = "--" + option.replace("_", "-")
@@ -222,8 +230,7 @@ def _option(name: str, hint: Any, default: Any, help_text: str) -> inspect.Param
     if hint in _PARSED:
         metavar, _ = _PARSED[hint]
         kind = str if default is not None else str | None
-    annotation = Annotated[
-        kind, typer.Option(flag, envvar="CATVEC_" + option.upper(), help=help_text, metavar=metavar, parser=parser)
-    ]
+    variable = "_".join(filter(None, ("CATVEC", word, option.upper())))
+    annotation = Annotated[kind, typer.Option(flag, envvar=variable, help=help_text, metavar=metavar, parser=parser)]
     shown = list(default) if is_several else show_duration(default) if hint is timedelta else default
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=shown, annotation=annotation)

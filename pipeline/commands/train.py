@@ -59,10 +59,12 @@ Threshold = Annotated[
     float, typer.Option("--threshold", help="with --head: probability below which catvec tag says unknown, 0 to 1")
 ]
 
+_OWN = dict.fromkeys((NewModelSettings, TrainSettings), "TRAIN")
+"""whose variables are CATVEC_TRAIN_…: CATVEC_BATCH_SIZE and CATVEC_DEVICE are what a run encodes with"""
 _OF_A_HEAD = ("hidden", "threshold", "model", "db", "home")
 
 
-@with_settings(CatalogSettings, FetchSettings, DecodeSettings, NewModelSettings, TrainSettings)
+@with_settings(CatalogSettings, FetchSettings, DecodeSettings, *_OWN, variables=_OWN)
 def train(
     context: typer.Context,
     uri: Catalog = None,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.models.encoder import Encoder
+    from pipeline.models.trained import TrainedProducts
     from pipeline.progress import Progress
     from pipeline.store.connect import Connection, Session
     from pipeline.store.models import StoredModel
@@ -140,8 +141,14 @@ def open_judged(session: Session, question: Question, attribute: str | None, pro
         model=model,
         encoder=encoder,
         gallery=gallery,
-        trained=None if trained is None else trained.hold(gallery.product_ids),
+        trained=None if trained is None else _was_learned_from(gallery, trained),
     )
+
+
+def _was_learned_from(gallery: Gallery, trained: TrainedProducts) -> NDArray[np.bool_]:
+    """Which products, bool [P], by themselves or by an image that they share with one of them."""
+    by_image = np.logical_or.reduceat(trained.hold_images(gallery.urls), gallery.starts)
+    return trained.hold(gallery.product_ids) | by_image
 
 
 def read_gallery(

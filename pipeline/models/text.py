@@ -40,6 +40,12 @@ class Tokenizer:
         with quiet():
             return len(self.tokenizer(self._prepared(text))["input_ids"]) <= self.max_length
 
+    def count_cut(self, texts: Sequence[str]) -> int:
+        """How many of the texts `tokenize` cuts."""
+        with quiet():
+            tokens = self.tokenizer([self._prepared(text) for text in texts])["input_ids"]
+        return sum(len(ids) > self.max_length for ids in tokens)
+
     def _prepared(self, text: str) -> str:
         return text.lower() if self.is_siglip else text
 

@@ -1,6 +1,8 @@
 """Which products a model has learned from, kept beside its weights, so that it is not judged on them.
 
-Digests instead of ids: 8 bytes a product, and the folder tells nobody what the shop sells.
+Digests instead of ids: 8 bytes a product, and the folder tells nobody what the shop sells. The URLs of its images are
+noted in the same way: a size that comes into the catalog later has the photo of the others. Paths are not, as they
+mean something else in another folder.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ FILE_NAME = "trained_products.npy"
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrainedProducts:
-    """The digests uint64 [N] of the products that a model was trained on, ascending."""
+    """The digests uint64 [N] of the products that a model was trained on, and of their images' URLs, ascending."""
 
     digests: NDArray[np.uint64]
 
@@ -32,12 +34,17 @@ class TrainedProducts:
         """Which of the products the model was trained on, bool [N]; 8 bytes tell a billion apart."""
         return np.isin(_digests(product_ids), self.digests)
 
+    def hold_images(self, urls: Sequence[str]) -> NDArray[np.bool_]:
+        """Which of the images the model was trained on, bool [N], as far as they stand at URLs."""
+        known = np.isin(_digests(map(_image, urls)), self.digests)
+        return known & np.array([_is_url(url) for url in urls], dtype=np.bool_)
+
 
 def write_trained_products(
-    folder: Path, product_ids: Iterable[str], *, before: TrainedProducts | None = None
+    folder: Path, product_ids: Iterable[str], urls: Iterable[str] = (), *, before: TrainedProducts | None = None
 ) -> None:
     """Note in a model's folder what it was trained on, and the model it was made from `before`. Raises OSError."""
-    digests = _digests(product_ids)
+    digests = _digests([*product_ids, *(_image(url) for url in urls if _is_url(url))])
     np.save(folder / FILE_NAME, np.unique(digests if before is None else np.concatenate([digests, before.digests])))
 
 
@@ -61,6 +68,15 @@ def read_trained_products(folder: Path) -> TrainedProducts | None:
     return TrainedProducts(digests=digests)
 
 
-def _digests(product_ids: Iterable[str]) -> NDArray[np.uint64]:
-    digests = b"".join(hashlib.sha256(product_id.encode()).digest()[:8] for product_id in product_ids)
+def _is_url(location: str) -> bool:
+    return "://" in location
+
+
+def _image(url: str) -> str:
+    """What no product has for its id."""
+    return f"image\0{url}"
+
+
+def _digests(names: Iterable[str]) -> NDArray[np.uint64]:
+    digests = b"".join(hashlib.sha256(name.encode()).digest()[:8] for name in names)
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)

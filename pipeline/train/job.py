@@ -58,3 +58,7 @@ class Part:
     @property
     def products(self) -> set[str]:
         return {pair.product_id for pair in self.pairs}
+
+    @property
+    def urls(self) -> set[str]:
+        return {pair.image.url for pair in self.pairs}

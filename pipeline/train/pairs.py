@@ -12,6 +12,7 @@ from pipeline.records import BadRow, ImageRef, Product
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from pipeline.records import Deletion
     from pipeline.settings import TrainSettings
@@ -36,15 +37,20 @@ class Pair:
 class Pairs:
     """What the catalog gives to learn from and to judge on, and what it does not.
 
-    `untitled` products have images and no title; `other_parts` counts the products of --split-column that belong to
-    neither part, by what stands there.
+    `untitled` products have images and no title, `without_images` counts those without images; `other_parts` counts
+    the products of --split-column that belong to neither part, by what stands there. `sharing` is how many products
+    have an image that others have too, `astride` how many images stand in both parts, which only --split-column
+    brings about.
     """
 
     train: tuple[Pair, ...]
     validation: tuple[Pair, ...]
     untitled: tuple[str, ...]
+    without_images: int
     other_parts: Mapping[str, int]
     bad_rows: Mapping[str, int]
+    sharing: int
+    astride: int
 
     def digest(self) -> str:
         """What is learned from and judged on, in 16 hex digits."""
@@ -55,17 +61,25 @@ class Pairs:
         return total.hexdigest()[:16]
 
 
+def digest_images(pairs: Iterable[Pair], root: Path | None) -> str:
+    """Which images these are, in 16 hex digits: whose and where, when relative paths start at `root`."""
+    total = hashlib.sha256(f"{root}\0".encode())
+    for pair in pairs:
+        total.update(f"{pair.product_id}\0{pair.image.url}\0".encode())
+    return total.hexdigest()[:16]
+
+
 @dataclass(slots=True)
 class _Seen:
-    """A product as the rows so far state it."""
+    """A product as the rows so far state it; `part` is what --split-column says, None without one."""
 
     title: str | None
-    part: str
+    part: str | None
     images: list[str] = field(default_factory=list)
 
 
 def collect_pairs(rows: Iterable[Product | BadRow | Deletion], settings: TrainSettings) -> Pairs:
-    """The pairs of a catalog; a product's images all fall into one part.
+    """The pairs of a catalog; a product's images all fall into one part, with the products that share one of them.
 
     Raises ConfigError when --split-column is no column or names no part, CatalogError when nothing has a title.
     """
@@ -79,24 +93,64 @@ def collect_pairs(rows: Iterable[Product | BadRow | Deletion], settings: TrainSe
             product = seen.setdefault(row.product_id, _Seen(title=None, part=_part(row, settings)))
             product.title = product.title or row.title
             product.images.extend(url for url in row.images if url not in product.images)
+    heads = _heads(seen)
+    sizes = Counter(heads.values())
+    _divide(seen, heads, sizes, settings)
     parts: dict[str, list[Pair]] = {TRAIN: [], VALIDATION: []}
     for product_id, product in seen.items():
         if product.title and product.part in parts:
             parts[product.part].extend(_pairs(product_id, product))
+    train, validation = ({pair.image.url for pair in parts[part]} for part in (TRAIN, VALIDATION))
     found = Pairs(
         train=_numbered(parts[TRAIN]),
         validation=_numbered(parts[VALIDATION]),
         untitled=tuple(product_id for product_id, product in seen.items() if product.images and not product.title),
-        other_parts=Counter(product.part for product in seen.values() if product.part not in parts),
+        without_images=sum(not product.images for product in seen.values()),
+        other_parts=Counter(product.part or "" for product in seen.values() if product.part not in parts),
         bad_rows=bad_rows,
+        sharing=sum(size for size in sizes.values() if size > 1),
+        astride=len(train & validation),
     )
     _check(found, settings)
     return found
 
 
-def _part(row: Product, settings: TrainSettings) -> str:
+def _heads(seen: Mapping[str, _Seen]) -> dict[str, str]:
+    """The first id, by the alphabet, of all products that hang together with a product by the images they share.
+
+    Sizes and colours of a thing often have its photo in common: one that was learned from would be no test.
+    """
+    heads = {product_id: product_id for product_id in seen}
+
+    def head_of(product_id: str) -> str:
+        while heads[product_id] != product_id:
+            heads[product_id] = heads[heads[product_id]]
+            product_id = heads[product_id]
+        return product_id
+
+    first: dict[str, str] = {}
+    for product_id, product in seen.items():
+        for url in product.images:
+            one, other = sorted((head_of(product_id), head_of(first.setdefault(url, product_id))))
+            heads[other] = one
+    return {product_id: head_of(product_id) for product_id in seen}
+
+
+def _divide(
+    seen: Mapping[str, _Seen], heads: Mapping[str, str], sizes: Mapping[str, int], settings: TrainSettings
+) -> None:
+    """Give each product its part. Those that share images stay together, unless a column says otherwise."""
+    # most of a catalog may have the picture that stands for a missing one: that is no part to judge on
+    most = 2 * settings.validation_share * len(seen)
+    for product_id, product in seen.items():
+        head = heads[product_id]
+        if product.part is None:
+            product.part = TRAIN if 1 < most < sizes[head] else _share(head, settings)
+
+
+def _part(row: Product, settings: TrainSettings) -> str | None:
     if settings.split_column is None:
-        return _share(row.product_id, settings)
+        return None
     value = row.attrs.get(settings.split_column)
     said = "" if value is None else str(value).strip()
     return _PARTS.get(said.lower(), said)
@@ -129,7 +183,24 @@ def _check(pairs: Pairs, settings: TrainSettings) -> None:
             f"--split-column is {settings.split_column!r}, {says}, expected 'train' for some",
             hint="products are learned from where it says train, and judged on where it says validation",
         )
-    raise CatalogError(
-        f"there is nothing to learn from: {len(pairs.untitled):,} products have images and no title",
-        hint="--title-column names the column to learn from, such as a category",
-    )
+    reason, hint = _why_nothing(pairs)
+    raise CatalogError(f"there is nothing to learn from: {reason}", hint=hint)
+
+
+def _why_nothing(pairs: Pairs) -> tuple[str, str | None]:
+    """What became of all the products, and the cure."""
+    if pairs.validation:
+        apart = len({pair.product_id for pair in pairs.validation})
+        return (
+            f"all {apart:,} products with an image and a title are kept apart to be judged on",
+            "--validation-share 0 keeps none apart, --seed chooses others",
+        )
+    if pairs.untitled:
+        return (
+            f"{len(pairs.untitled):,} products have images and no title",
+            "--title-column names the column to learn from, such as a category",
+        )
+    if pairs.without_images:
+        return f"none of {pairs.without_images:,} products has an image", "--image-column names the column of images"
+    bad_rows = "".join(f", {count:,} rows are {code}" for code, count in pairs.bad_rows.items())
+    return f"the catalog has no products{bad_rows}", None

@@ -1,7 +1,7 @@
 """Images → pixels on disk, once: every epoch reads them again without a download or a decoder.
 
-One file of uint8 [N, H, W, 3] for each part, mapped into memory. A killed training has what was read before; what
-could not be read is written down when all were tried, and stays as it is for this training.
+One file of uint8 [N, H, W, 3] for each part, mapped into memory, and beside it which of them could not be read and
+why: the next command tries those again that may go better then.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import json
 import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.encoding import decode_threads, open_fetcher
-from pipeline.errors import CatvecError, ItemError
+from pipeline.errors import CatvecError, FetchError, ItemError
 from pipeline.files import write_atomically
 from pipeline.images.decoder import choose_decoder
-from pipeline.records import Fetched
+from pipeline.records import Failure, Fetched
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -41,11 +41,12 @@ KEPT_EVERY = 2000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeftOut:
-    """An image that cannot be used, and why."""
+    """An image that cannot be used, why, and who has to change something: a Failure's `kind`."""
 
     product_id: str
     code: str
     detail: str
+    kind: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -72,20 +73,27 @@ def enlarged(spec: PreprocessSpec) -> PreprocessSpec:
 
 
 def read_pixels(
-    images: Sequence[ImageRef], spec: PreprocessSpec, folder: Path, *, settings: RunSettings, progress: Progress
+    images: Sequence[ImageRef],
+    spec: PreprocessSpec,
+    folder: Path,
+    *,
+    settings: RunSettings,
+    progress: Progress,
+    settled: Container[str],
 ) -> Pixels:
     """Fetch and decode the images, whose ids count from 0, into `folder`, or take up what is there.
 
-    Raises CatvecError when the disk has no room.
+    Those that failed before are tried again, but for the kinds of failure that are `settled`. Raises CatvecError when
+    the disk has no room.
     """
     folder.mkdir(parents=True, exist_ok=True)
     cache = _Cache(folder, len(images), spec)
-    if not cache.is_complete:
-        todo = [image for image in images if not cache.is_read[image.image_id]]
+    todo = [image for image in images if cache.lacks(image.image_id, settled)]
+    if todo:
         # on the cores even where a GPU could: it is done once
         decoder = choose_decoder(settings.decode, spec, [])
         asyncio.run(_read_all(todo, cache, decoder, _Reading(settings=settings, progress=progress)))
-        cache.complete()
+        cache.keep()
     return cache.pixels()
 
 
@@ -99,47 +107,54 @@ class _Reading:
 
 
 class _Cache:
-    """The files of one part: the pixels, which of them are there, and at the end what is left out."""
+    """The files of one part: the pixels, which of them are there, and what is left out."""
 
     def __init__(self, folder: Path, count: int, spec: PreprocessSpec) -> None:
         self._pixels, self._known = folder / "pixels.npy", folder / "read.npy"
-        self._left = folder / "left_out.json"
+        self._failed = folder / "left_out.json"
         shape = (count, spec.height, spec.width, 3)
-        self.is_complete = self._left.is_file()
         if not self._known.is_file():
             _check_room(folder, int(np.prod(shape)))
             np.lib.format.open_memmap(self._pixels, mode="w+", dtype=np.uint8, shape=shape).flush()
             np.save(self._known, np.zeros(count, dtype=np.bool_))
-        self.images = np.load(self._pixels, mmap_mode="r" if self.is_complete else "r+")
-        self.is_read: NDArray[np.bool_] = np.load(self._known)
-        self.left_out: list[LeftOut] = []
+        self._images = np.load(self._pixels, mmap_mode="r+")
+        self._is_read: NDArray[np.bool_] = np.load(self._known)
+        self._left_out: dict[int, LeftOut] = {}
+        if self._failed.is_file():
+            known = json.loads(self._failed.read_text(encoding="utf-8"))
+            self._left_out = {int(row): LeftOut(**left) for row, left in known.items()}
         self._unsaved = 0
 
+    def lacks(self, row: int, settled: Container[str]) -> bool:
+        """Whether the image is to be read, because it was not yet or its failure is not settled."""
+        left = self._left_out.get(row)
+        return not self._is_read[row] and (left is None or left.kind not in settled)
+
     def put(self, row: int, pixels: NDArray[np.uint8]) -> None:
-        self.images[row] = pixels
-        self.is_read[row] = True
+        self._images[row] = pixels
+        self._is_read[row] = True
+        self._left_out.pop(row, None)
         self._unsaved += 1
         if self._unsaved >= KEPT_EVERY:
             self.keep()
 
+    def leave_out(self, row: int, left: LeftOut) -> None:
+        self._left_out[row] = left
+
     def keep(self) -> None:
         """Pixels first: what is written down as read must be there."""
-        self.images.flush()
+        self._images.flush()
         temporary = self._known.with_suffix(".new.npy")
-        np.save(temporary, self.is_read)
+        np.save(temporary, self._is_read)
         temporary.replace(self._known)
+        known = {row: asdict(left) for row, left in sorted(self._left_out.items())}
+        write_atomically(self._failed, json.dumps(known, ensure_ascii=False))
         self._unsaved = 0
 
-    def complete(self) -> None:
-        self.keep()
-        rows = [[left.product_id, left.code, left.detail] for left in self.left_out]
-        write_atomically(self._left, json.dumps(rows, ensure_ascii=False))
-        self.is_complete = True
-
     def pixels(self) -> Pixels:
-        rows = json.loads(self._left.read_text(encoding="utf-8"))
-        left = tuple(LeftOut(product_id=product, code=code, detail=detail) for product, code, detail in rows)
-        return Pixels(images=self.images, rows=np.flatnonzero(self.is_read), left_out=left)
+        left_out = tuple(left for row, left in sorted(self._left_out.items()) if not self._is_read[row])
+        images = np.load(self._pixels, mmap_mode="r")
+        return Pixels(images=images, rows=np.flatnonzero(self._is_read), left_out=left_out)
 
 
 def _check_room(folder: Path, size_bytes: int) -> None:
@@ -163,8 +178,7 @@ async def _read_all(images: Sequence[ImageRef], cache: _Cache, decoder: Decoder,
                 if isinstance(fetched, Fetched):
                     cache.put(image.image_id, await loop.run_in_executor(pool, _decode, decoder, fetched))
             except ItemError as error:
-                left = LeftOut(product_id=image.product_id, code=error.code, detail=error.message)
-                cache.left_out.append(left)
+                cache.leave_out(image.image_id, _left_out(image, error))
             reading.done += 1
             reading.progress.step(reading.done, len(images), unit="images")
 
@@ -172,6 +186,17 @@ async def _read_all(images: Sequence[ImageRef], cache: _Cache, decoder: Decoder,
         async with open_fetcher(reading.settings) as fetcher:
             at_once = reading.settings.fetch.concurrency + 2 * threads
             await asyncio.gather(*(work_off() for _ in range(min(at_once, len(images)))))
+
+
+def _left_out(image: ImageRef, error: ItemError) -> LeftOut:
+    failure = Failure(
+        image=image,
+        stage="fetch" if isinstance(error, FetchError) else "decode",
+        code=error.code,
+        detail=error.message,
+        is_retryable=error.is_retryable,
+    )
+    return LeftOut(product_id=image.product_id, code=failure.code, detail=failure.detail, kind=failure.kind)
 
 
 def _decode(decoder: Decoder, fetched: Fetched) -> NDArray[np.uint8]:

@@ -27,11 +27,13 @@ AT_ONCE: Final = 256
 
 
 def choose_judge(part: Pixels, titles: Sequence[str], tokenizer: Tokenizer, device: str, seed: int) -> Judge | None:
-    """Some of the pairs that are kept apart, chosen by chance; None when they have fewer than two titles."""
+    """Some of the pairs that are kept apart, chosen by chance; None when the model sees fewer than two titles."""
     chosen = np.sort(np.random.default_rng(seed).permutation(len(titles))[:MOST_JUDGED])
-    if len({titles[place].casefold() for place in chosen}) < 2:
+    if len(chosen) < 2:
         return None
     known = tokenize_titles(tokenizer, [titles[place] for place in chosen])
+    if len(known) < 2:
+        return None
     return Judge(part.images[part.rows[chosen]], known, device)
 
 

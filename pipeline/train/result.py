@@ -49,6 +49,11 @@ def make_record(job: Job, trainer: ContrastiveTrainer, learned: Part, judged: Pa
 
 def _count(job: Job, learned: Part, judged: Part) -> dict[str, int]:
     pairs = job.pairs
+    rare = {
+        "products without images": pairs.without_images,
+        "products that share an image": pairs.sharing,
+        "images in both parts": pairs.astride,
+    }
     bad_images = learned.pixels.codes + judged.pixels.codes
     return {
         "products learned from": len(learned.products),
@@ -57,6 +62,7 @@ def _count(job: Job, learned: Part, judged: Part) -> dict[str, int]:
         "products kept apart": len(judged.products),
         "images judged on": min(len(judged.pairs), MOST_JUDGED),
         "products without a title": len(pairs.untitled),
+        **{what: count for what, count in rare.items() if count},
         **{f"images left out, {code}": count for code, count in bad_images.items()},
         **{f"products left out, their part is {part!r}": count for part, count in pairs.other_parts.items()},
         **{f"catalog rows left out, {code}": count for code, count in pairs.bad_rows.items()},
@@ -78,7 +84,7 @@ def save(job: Job, start: Start, model: Any, record: Record, trainer: Contrastiv
             shutil.copyfile(start.folder / name, folder / name)
     for path in folder.glob("*.safetensors"):
         shutil.copymode(folder / "config.json", path)  # they are written for nobody else to read
-    write_trained_products(folder, learned.products, before=read_trained_products(start.folder))
+    write_trained_products(folder, learned.products, learned.urls, before=read_trained_products(start.folder))
     write_curves(rows_of(trainer.state.log_history), folder, f"Training of {job.work.output.name}")
     write_atomically(folder / "README.md", write_card(record, has_chart=(folder / "curves.png").is_file()))
     write_atomically(folder / RECORD, json.dumps(asdict(record), indent=2, ensure_ascii=False))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+
+from pipeline.models.weights import quiet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -34,6 +36,10 @@ class Titles:
 
     def __len__(self) -> int:
         return len(next(iter(self.tokens.values())))
+
+    def keep(self, rows: NDArray[np.int64]) -> Titles:
+        """Those of the pairs in these rows."""
+        return replace(self, of_pairs=self.of_pairs[rows])
 
     def select(self, numbers: NDArray[np.int64]) -> dict[str, Tensor]:
         """The tokens of some titles, without the columns that are padding in all of them."""
@@ -94,5 +100,6 @@ def make_tokenizer(merges: Sequence[tuple[str, str]]) -> Any:
 
 def room_for(tokenizer: Any, titles: Sequence[str]) -> int:
     """Tokens that a text of a new model may have, so that the longest title fits."""
-    longest = max(len(tokens) for tokens in tokenizer(list(titles))["input_ids"])
+    with quiet():  # it warns of texts that are longer
+        longest = max(len(tokens) for tokens in tokenizer(list(titles))["input_ids"])
     return min(MOST_TOKENS, max(FEWEST_TOKENS, -(-longest // 8) * 8))

@@ -259,6 +259,7 @@ def _arguments(plan: Plan, settings: TrainSettings, folder: Path, *, has_judge: 
         save_strategy="steps",
         save_steps=plan.evaluate_every,
         save_total_limit=2,  # the best and the last
+        restore_callback_states_from_checkpoint=True,  # or patience would begin anew with each command
         load_best_model_at_end=has_judge,
         metric_for_best_model=JUDGED_BY if has_judge else None,
         greater_is_better=True if has_judge else None,

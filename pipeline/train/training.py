@@ -7,17 +7,19 @@ output until that is whole.
 from __future__ import annotations
 
 import importlib.util
+import math
 import time
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import CatalogError, CatvecError, ConfigError, ModelError
+from pipeline.errors import BreakerError, CatalogError, CatvecError, ConfigError, ModelError
 from pipeline.settings import ModelSettings, RunSettings
 from pipeline.train.job import Job, Part
-from pipeline.train.pairs import collect_pairs
-from pipeline.train.work import Work, find_finished, last_checkpoint, refuse_others, step_of
+from pipeline.train.pairs import TRAIN, VALIDATION, collect_pairs, digest_images
+from pipeline.train.work import CATALOG, Work, find_finished, last_checkpoint, refuse_others, step_of
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
@@ -28,8 +30,16 @@ if TYPE_CHECKING:
     from pipeline.train.pairs import Pair, Pairs
     from pipeline.train.record import Trained
     from pipeline.train.start import Start
+    from pipeline.train.tokens import Titles
     from pipeline.train.trainer import ContrastiveTrainer, Plan
     from pipeline.train.work import Clock
+
+CURES = {
+    "private_host": "--allow-private-hosts lets catvec fetch them, if these hosts are meant",
+    "no_image_root": "--image-root names the folder where their paths start",
+    "file_not_found": "--image-root names the folder where their paths start; --restart looks for all of them again",
+}
+TRY_AGAIN = "the same command tries again what fails in passing, --restart all of them"
 
 DECISIVE = (
     "tune", "epochs", "batch_size", "weight_decay", "warmup", "max_grad_norm", "augment", "validation_share",
@@ -64,14 +74,19 @@ def train(settings: TrainSettings, output: Path, around: Surroundings) -> Traine
 
 def _train(job: Job, output: str, clock: Clock) -> Trained:
     from pipeline.train.result import make_record, save, tell_left_out
+    from pipeline.train.tune import refuse_more_layers
 
     start = _open_start(job)
+    refuse_more_layers(start.model, job.settings.tune)
+    titles = _read_titles(job, start)
     learned, judged = _read_parts(job, start.preprocess)
-    _check_titles(learned)
-    trainer, finish = _prepare(job, start, learned, judged, on_save=clock.keep)
+    tell_left_out(job, learned, judged)
+    _check_images(job, learned, judged)
+    learned_titles = titles.keep(learned.pixels.rows)
+    _check_titles(learned.pairs, learned_titles, start)
+    trainer, finish = _prepare(job, start, learned, judged, learned_titles, on_save=clock.keep)
     _run(job, trainer)
     record = make_record(job, trainer, learned, judged, seconds=clock.seconds)
-    tell_left_out(job, learned, judged)
     save(job, start, finish(), record, trainer, learned)
     return record.trained(output, is_new=True)
 
@@ -138,7 +153,7 @@ def _decisive(settings: TrainSettings, pairs: Pairs, files: ModelFiles | None) -
     decisive |= {name: value for name, value in new.items() if value is not None}
     if settings.catalog.image_root is not None:
         decisive["--image-root"] = str(settings.catalog.image_root)
-    return decisive | {"--from": files.revision if files else None, "the catalog": pairs.digest()}
+    return decisive | {"--from": files.revision if files else None, CATALOG: pairs.digest()}
 
 
 def _open_start(job: Job) -> Start:
@@ -156,50 +171,104 @@ def _open_start(job: Job) -> Start:
     return open_start(job.work.start, str(job.work.start))
 
 
+def _read_titles(job: Job, start: Start) -> Titles:
+    """The titles to learn from as the model sees them."""
+    from pipeline.train.tokens import tokenize_titles
+
+    words = [pair.title for pair in job.pairs.train]
+    titles = tokenize_titles(start.tokenizer, words)
+    _check_titles(job.pairs.train, titles, start)
+    cut = start.tokenizer.count_cut(sorted(set(words)))
+    if cut:
+        job.around.tell(
+            f"{cut:,} of {len(set(words)):,} titles are longer than the {start.tokenizer.max_length} tokens that the "
+            "model reads: nothing is learned from the rest"
+        )
+    return titles
+
+
+def _check_titles(pairs: Sequence[Pair], titles: Titles, start: Start) -> None:
+    if len(set(titles.of_pairs.tolist())) > 1:
+        return
+    found = f"all {len(pairs):,} images have the title {pairs[0].title!r}"
+    if start.tokenizer.count_cut([pairs[0].title]):
+        found = f"the titles of all {len(pairs):,} images begin with the same {start.tokenizer.max_length} tokens, "
+        found += "which are all that the model reads"
+    raise CatalogError(
+        f"{found}, expected different ones",
+        hint="images are told apart by their titles; --title-column names another column",
+    )
+
+
 def _read_parts(job: Job, preprocess: PreprocessSpec) -> tuple[Part, Part]:
     """What can be learned from, with a margin to crop from, and what is judged on, as `catvec run` prepares it."""
+    from pipeline.catalog.open import image_root
+    from pipeline.models.preprocess import fingerprint
     from pipeline.train.pixels import enlarged
 
     to_learn = enlarged(preprocess) if job.settings.augment else preprocess
-    learned = _read_part(job, job.pairs.train, to_learn, "train")
-    return learned, _read_part(job, job.pairs.validation, preprocess, "validation")
+    root = image_root(job.settings.catalog)
+    train, validation = (
+        f"{part}-{digest_images(pairs, root)}-{fingerprint(spec)}"
+        for part, pairs, spec in ((TRAIN, job.pairs.train, to_learn), (VALIDATION, job.pairs.validation, preprocess))
+    )
+    job.work.keep_pixels(train, validation)
+    learned = _read_part(job, job.pairs.train, to_learn, train)
+    return learned, _read_part(job, job.pairs.validation, preprocess, validation)
 
 
 def _read_part(job: Job, pairs: Sequence[Pair], spec: PreprocessSpec, name: str) -> Part:
-    from pipeline.models.preprocess import fingerprint
     from pipeline.train.pixels import read_pixels
 
     settings, images = job.settings, [pair.image for pair in pairs]
     inputs = RunSettings(
         catalog=settings.catalog, fetch=settings.fetch, decode=settings.decode, decode_threads=settings.decode_threads
     )
-    folder = job.work.folder / f"{name}-{job.pairs.digest()}-{fingerprint(spec)}"
-    job.around.progress.begin(f"reading images, {name}")
-    pixels = read_pixels(images, spec, folder, settings=inputs, progress=job.around.progress)
+    job.around.progress.begin(f"reading images, {name.partition('-')[0]}")
+    pixels = read_pixels(
+        images, spec, job.work.pixels / name, settings=inputs, progress=job.around.progress, settled=_settled(job)
+    )
     return Part(pairs=[pairs[row] for row in pixels.rows], pixels=pixels)
 
 
-def _check_titles(learned: Part) -> None:
+def _settled(job: Job) -> frozenset[str]:
+    """The kinds of failure of an image that another try does not mend.
+
+    A training that has steps goes on with the images that it began with, or it would be another one.
+    """
+    if last_checkpoint(job.work.checkpoints) is not None:
+        return frozenset({"permanent", "transient", "ours"})
+    return frozenset() if job.around.restart else frozenset({"permanent"})
+
+
+def _check_images(job: Job, learned: Part, judged: Part) -> None:
     if not learned.pairs:
-        codes = ", ".join(f"{code} {count:,}" for code, count in learned.pixels.codes.most_common())
-        raise CatalogError(
-            f"none of {sum(learned.pixels.codes.values()):,} images can be used: {codes}",
-            hint="catvec run CATALOG and catvec failures say what is wrong with each",
+        said, hint = _reasons(learned.pixels.codes)
+        raise CatalogError(f"none of {len(job.pairs.train):,} images can be used: {said}", hint=hint)
+    codes = learned.pixels.codes + judged.pixels.codes
+    images = len(job.pairs.train) + len(job.pairs.validation)
+    share, limit = codes.total() / images, job.settings.max_failure_rate
+    if share > limit:
+        said, hint = _reasons(codes)
+        raise BreakerError(
+            f"{codes.total():,} of {images:,} images cannot be used, more than the {limit:.0%} of "
+            f"--max-failure-rate: {said}",
+            hint=f"{hint}; --max-failure-rate {math.ceil(100 * share) / 100:g} trains on the others",
         )
-    if len({title.casefold() for title in learned.titles}) < 2:
-        raise CatalogError(
-            f"all {len(learned.pairs):,} images have the title {learned.titles[0]!r}, expected different ones",
-            hint="images are told apart by their titles; --title-column names another column",
-        )
+
+
+def _reasons(codes: Counter[str]) -> tuple[str, str]:
+    """Why images are left out, the most frequent reason first, and a cure."""
+    cure = next((CURES[code] for code, _ in codes.most_common() if code in CURES), TRY_AGAIN)
+    return ", ".join(f"{code} {count:,}" for code, count in codes.most_common()), cure
 
 
 def _prepare(
-    job: Job, start: Start, learned: Part, judged: Part, *, on_save: Callable[[], None]
+    job: Job, start: Start, learned: Part, judged: Part, titles: Titles, *, on_save: Callable[[], None]
 ) -> tuple[ContrastiveTrainer, Callable[[], Any]]:
     """The trainer, and what gives the model as it is to be saved when it is done."""
     from pipeline.train.objective import Objective
     from pipeline.train.recall import choose_judge
-    from pipeline.train.tokens import tokenize_titles
     from pipeline.train.trainer import Batches, Reporter, make_trainer, plan_steps
     from pipeline.train.tune import prepare
 
@@ -209,7 +278,7 @@ def _prepare(
     batches = Batches(
         images=learned.pixels.images,
         rows=learned.pixels.rows,
-        titles=tokenize_titles(start.tokenizer, learned.titles),
+        titles=titles,
         seed=settings.seed,
         augment=settings.augment,
     )
@@ -231,10 +300,20 @@ def _tell_plan(job: Job, plan: Plan, learned: Part, *, has_judge: bool) -> None:
         tell(f"there are {plan.batch_size:,} images to learn from, fewer than a batch of {job.settings.batch_size:,}")
     if not has_judge:
         tell("too few products are kept apart to judge on: there is no Recall@1, and no early end")
+    _warn_of_shared(job)
     tell(
         f"learning from {len(learned.pairs):,} images of {len(learned.products):,} products: {plan.steps:,} steps of "
         f"{plan.batch_size:,} on {job.device} in {job.precision}"
     )
+
+
+def _warn_of_shared(job: Job) -> None:
+    """A judgement that is too kind: what it asks for was seen."""
+    if job.pairs.astride:
+        job.around.tell(
+            f"{job.pairs.astride:,} images stand on both sides of --split-column {job.settings.split_column} and "
+            "make Recall@K too high: let the column say the same for all products of an image"
+        )
 
 
 def _run(job: Job, trainer: ContrastiveTrainer) -> None:

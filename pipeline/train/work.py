@@ -1,8 +1,8 @@
 """What a training keeps beside its output until it is done: FOLDER.training.
 
-settings.json      what decides the outcome; the same command goes on, another is refused
+settings.json      what decides the outcome; the same command goes on, another is refused once there is a checkpoint
 start/             the model it began with, when that is a new one
-train/ validation/ the pixels
+pixels/            of both parts
 checkpoints/       the best and the last
 spent.json         how long the commands took that were interrupted
 model/             the output while it is written; renamed when it is whole
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.train.record import Record
+
+
+CATALOG = "the catalog"
+HASHED = {CATALOG: f"{CATALOG} has changed since, or is read otherwise", "--from": "--from means another model now"}
+"""what is known by a hash, which tells people nothing"""
 
 
 class Clock:
@@ -73,6 +78,10 @@ class Work:
         return self.folder / "model"
 
     @property
+    def pixels(self) -> Path:
+        return self.folder / "pixels"
+
+    @property
     def _spent(self) -> Path:
         return self.folder / "spent.json"
 
@@ -95,17 +104,22 @@ class Work:
 
     def _begin(self, decisive: Mapping[str, Any], *, restart: bool) -> None:
         note = self.folder / "settings.json"
-        if restart:
-            for gone in (self.start, self.checkpoints, self.model):
-                shutil.rmtree(gone, ignore_errors=True)
-            for forgotten in (note, self._spent):
-                forgotten.unlink(missing_ok=True)
-        if note.is_file():
-            known = _read_object(note)
+        known = _read_object(note) if note.is_file() else None
+        if not restart and known is not None and last_checkpoint(self.checkpoints) is not None:
             hint = "the command it was begun with goes on; --restart forgets it, or choose another --output"
             refuse_others(known, decisive, f"the training in {str(self.folder)!r} was begun", hint)
-            return
+        elif restart or known != decisive:  # without a step there is nothing to lose but pixels, and these stay
+            for gone in (self.start, self.checkpoints, self.model):
+                shutil.rmtree(gone, ignore_errors=True)
+            self._spent.unlink(missing_ok=True)
         write_atomically(note, json.dumps(decisive, indent=2, ensure_ascii=False))
+
+    def keep_pixels(self, *names: str) -> None:
+        """Forget those of other images: they take as much room, and nobody comes back for them."""
+        self.pixels.mkdir(exist_ok=True)
+        for path in self.pixels.iterdir():
+            if path.name not in names:
+                shutil.rmtree(path)
 
     def finish(self) -> None:
         """Put the whole model where it belongs, in one step, and forget the rest."""
@@ -119,6 +133,8 @@ def refuse_others(known: Mapping[str, Any], decisive: Mapping[str, Any], what: s
     """Raise ConfigError that names the first thing that was otherwise when `what` happened."""
     for name in sorted({*known, *decisive}, key=str):
         if known.get(name) != decisive.get(name):
+            if name in HASHED:
+                raise ConfigError(f"{what}, and {HASHED[name]}", hint=hint)
             raise ConfigError(f"{what} with {name} {known.get(name)!r}, now it is {decisive.get(name)!r}", hint=hint)
 
 

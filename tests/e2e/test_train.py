@@ -6,18 +6,18 @@ import csv
 import json
 import signal
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from pipeline.engine.stop import Stop
-from pipeline.errors import CatalogError, CatvecError, ConfigError, LockedError, ModelError
+from pipeline.errors import BreakerError, CatalogError, CatvecError, ConfigError, LockedError, ModelError
 from pipeline.models.trained import read_trained_products
 from pipeline.models.weights import load_model
 from pipeline.settings import FetchSettings
-from tests.fixtures.catalogs import write_catalog
+from tests.fixtures.catalogs import photo, write_catalog
 from tests.fixtures.colours import train_on, write_tiles
 from tests.fixtures.command import wait_until
 
@@ -29,10 +29,11 @@ if TYPE_CHECKING:
     from tests.fixtures.command import Catvec, Starter
     from tests.fixtures.http import ImageServer
 
-SMALLEST = (
+SHAPE = (
     *("--image-size", 16, "--patch-size", 8, "--width", 32, "--layers", 1, "--text-width", 32, "--text-layers", 1),
-    *("--dims", 16, "--batch-size", 32, "--learning-rate", 0.005, "--device", "cpu", "--precision", "fp32"),
+    *("--dims", 16),
 )
+SMALLEST = (*SHAPE, "--batch-size", 32, "--learning-rate", 0.005, "--device", "cpu", "--precision", "fp32")
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,18 @@ def test_a_model_trained_from_scratch_is_run_and_searched(
     assert [hit["title"] for hit in found.json()["hits"]] == ["green tile"] * 3
     assert not (tmp_path / "shop.training").exists()
     assert {values.dtype.name for values in weights_of(output).values()} == {"float16"}
+
+
+def test_what_the_environment_says_for_a_run_is_not_meant_for_a_training(
+    tmp_path: Path, tiles: Path, catvec: Catvec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"BATCH_SIZE": 4, "DEVICE": "all", "REVISION": "abc", "TRAIN_BATCH_SIZE": 8}.items():
+        monkeypatch.setenv(f"CATVEC_{name}", str(value))
+
+    outcome = catvec("train", tiles, "--output", tmp_path / "out", *SHAPE, "--epochs", 1, "--json")
+
+    assert outcome.code == 0, outcome.err
+    assert outcome.json()["steps"] == 58 // 8
 
 
 def test_the_card_says_what_it_learned_from_and_how_to_make_it_again(
@@ -171,10 +184,29 @@ def test_other_settings_do_not_go_on_with_a_training(tmp_path: Path, tiles: Path
 
     with pytest.raises(ConfigError, match=r"was begun with --learning-rate 0.005, now it is 0.001") as refused:
         train_on(tiles, output, learning_rate=0.001)
-    anew = train_on(tiles, output, learning_rate=0.001, epochs=2, restart=True)
+    fewer = write_catalog(tiles.parent / "fewer.csv", read_rows(tiles)[:-1])
+    with pytest.raises(ConfigError, match=r"was begun, and the catalog has changed since, or is read otherwise$"):
+        train_on(fewer, output)
 
     assert "--restart forgets it" in str(refused.value.hint)
-    assert anew.steps == 2
+    assert train_on(tiles, output, learning_rate=0.001, epochs=2, restart=True).steps == 2
+
+
+def test_a_cure_that_is_suggested_is_taken(tmp_path: Path, tiles: Path, tiny_clip: Path) -> None:
+    """A training without a step is replaced by another."""
+    rows, output = read_rows(tiles)[:24], tmp_path / "out"
+    things = write_catalog(tiles.parent / "things.csv", [row | {"title": "The Thing"} for row in rows])
+    named = write_catalog(tiles.parent / "named.csv", rows)
+    tuned: dict[str, Any] = {"base": str(tiny_clip), "epochs": 1, "batch_size": 8}
+
+    with pytest.raises(CatalogError, match=r"have the title 'The Thing'.*expected different ones"):
+        train_on(things, output)
+    with pytest.raises(ConfigError, match=r"^--tune is 'last:9', but a side of the model has 2 layers$"):
+        train_on(named, output, tune="last:9", **tuned)
+    assert not (tmp_path / "out.training" / "pixels").exists()  # before any image was read
+    found = train_on(named, output, tune="last:2", **tuned)
+
+    assert found.data["different titles"] == 8
 
 
 @pytest.mark.parametrize(
@@ -214,8 +246,44 @@ def test_what_cannot_be_used_is_counted_and_named(tmp_path: Path, tiles: Path) -
     assert {row["product_id"]: row["code"] for row in named} == {"T003": "no_title", "T004": "file_not_found"}
     assert found.data["products without a title"] == 1
     assert found.data["images left out, file_not_found"] == 1
+    # before the first step
+    assert said[0].startswith("left out: 1 file_not_found, 1 no_title (T004, T003); all are named in")
+
+
+def test_it_is_refused_to_train_on_the_rest_when_most_images_fail(tmp_path: Path, tiles: Path) -> None:
+    rows = read_rows(tiles)
+    for row in rows[:50]:
+        row["image"] = "gone.png"
+    catalog = write_catalog(tiles.parent / "mostly_gone.csv", rows)
+
+    with pytest.raises(BreakerError) as refused:
+        train_on(catalog, tmp_path / "out")
+    found = train_on(catalog, tmp_path / "out", max_failure_rate=0.79, epochs=1)
+
+    assert refused.value.message == (
+        "50 of 64 images cannot be used, more than the 50% of --max-failure-rate: file_not_found 50"
+    )
+    assert str(refused.value.hint).startswith("--image-root names the folder where their paths start; ")
+    assert str(refused.value.hint).endswith("; --max-failure-rate 0.79 trains on the others")
+    assert found.data["images left out, file_not_found"] == 50
+
+
+def test_images_on_both_sides_of_a_column_are_told(tmp_path: Path, tiles: Path) -> None:
+    rows = [row | {"part": "train"} for row in read_rows(tiles)]
+    rows += [rows[number] | {"id": f"V{number}", "part": "validation"} for number in range(3)]
+    said: list[str] = []
+
+    found = train_on(
+        write_catalog(tiles.parent / "astride.csv", rows),
+        tmp_path / "out",
+        epochs=1,
+        split_column="part",
+        tell=said.append,
+    )
+
+    assert (found.data["products that share an image"], found.data["images in both parts"]) == (6, 3)
     assert any(
-        line.startswith("left out: 1 file_not_found, 1 no_title (T004, T003); all are named in") for line in said
+        line.startswith("3 images stand on both sides of --split-column part and make Recall@K") for line in said
     )
 
 
@@ -223,15 +291,68 @@ def test_each_image_is_fetched_once_whatever_begins_anew(
     tmp_path: Path, shop_catalog: ShopCatalog, image_server: ImageServer
 ) -> None:
     catalog, stop = shop_catalog(12), Stop()
-    fetch = FetchSettings(allow_private_hosts=True)
+    begun: dict[str, Any] = {"fetch": FetchSettings(allow_private_hosts=True), "epochs": 2, "restart": True}
+    pixels = tmp_path / "out.training" / "pixels"
     stop.ask("SIGTERM")
 
-    with pytest.raises(KeyboardInterrupt):
-        train_on(catalog, tmp_path / "out", fetch=fetch, stop=stop, epochs=2)
-    found = train_on(catalog, tmp_path / "out", fetch=fetch, epochs=2, learning_rate=0.001, restart=True)
-
-    assert found.data["images learned from"] + found.data["images judged on"] == 12
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            train_on(catalog, tmp_path / "out", stop=stop, **begun, validation_share=0.5)
+        before = {path.name for path in pixels.iterdir()}
+        # another title is no other image
+        catalog.write_text(catalog.read_text(encoding="utf-8").replace("thing 7", "thing 77"), encoding="utf-8")
     assert set(image_server.requests.values()) == {1}
+    with pytest.raises(KeyboardInterrupt):
+        train_on(catalog, tmp_path / "out", stop=stop, **begun, validation_share=0.0)
+    after = {path.name for path in pixels.iterdir()}
+    found = train_on(catalog, tmp_path / "out", **begun, validation_share=0.0, learning_rate=0.001)
+
+    assert found.data["images learned from"] == 12
+    # those of another division took up room for nobody
+    assert (len(before), len(after), before & after) == (2, 2, set())
+
+
+def test_an_outage_while_images_are_read_is_made_up_for(
+    tmp_path: Path, shop_catalog: ShopCatalog, image_server: ImageServer
+) -> None:
+    catalog, output, stop = shop_catalog(4), tmp_path / "out", Stop()
+    image_server.serve("/p/0.jpg", b"", status=404)
+    for number in range(1, 4):
+        image_server.serve(f"/p/{number}.jpg", b"", status=503)
+    begun: dict[str, Any] = {"fetch": FetchSettings(allow_private_hosts=True, retries=0), "validation_share": 0.0}
+    with pytest.raises(CatalogError, match=r"^none of 4 images can be used: private_host 4$"):
+        train_on(catalog, output, validation_share=0.0)
+    with pytest.raises(CatalogError, match=r"^none of 4 images can be used: http_503 3, http_404 1$"):
+        train_on(catalog, output, **begun)
+    for number in range(4):
+        image_server.serve(f"/p/{number}.jpg", photo(number))
+
+    stop.ask("SIGTERM")
+    with pytest.raises(KeyboardInterrupt):
+        train_on(catalog, output, **begun, stop=stop)
+    asked = dict(image_server.requests)
+    found = train_on(catalog, output, **begun, restart=True, epochs=2)
+
+    # what is not there for good is asked for again only when all begins anew
+    assert asked == {"/p/0.jpg": 1} | {f"/p/{number}.jpg": 2 for number in range(1, 4)}
+    assert dict(image_server.requests) == asked | {"/p/0.jpg": 2}
+    assert found.data["images learned from"] == 4
+
+
+def test_a_training_goes_on_with_the_images_that_it_began_with(
+    tmp_path: Path, shop_catalog: ShopCatalog, image_server: ImageServer
+) -> None:
+    catalog, output, stop = shop_catalog(4), tmp_path / "out", Stop()
+    begun: dict[str, Any] = {"fetch": FetchSettings(allow_private_hosts=True, retries=0), "validation_share": 0.0}
+    image_server.serve("/p/2.jpg", b"", status=503)
+    stop.ask("SIGTERM")
+    with pytest.raises(KeyboardInterrupt):
+        train_on(catalog, output, **begun, stop=stop)
+    image_server.serve("/p/2.jpg", photo(2))
+
+    found = train_on(catalog, output, **begun)
+
+    assert (found.data["images learned from"], found.data["images left out, http_503"]) == (3, 1)
 
 
 def test_titles_that_are_all_the_same_teach_nothing(tmp_path: Path) -> None:
@@ -242,6 +363,31 @@ def test_titles_that_are_all_the_same_teach_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(CatalogError, match=r"^all \d images have the title 'The Thing', expected different ones$"):
         train_on(catalog, tmp_path / "out")
+
+
+def test_titles_that_differ_beyond_what_the_model_reads_teach_nothing(
+    tmp_path: Path, tiles: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = read_rows(tiles)
+    for number, row in enumerate(rows):
+        row["title"] = "so very soft " * 40 + (f"{number}" if number else "")
+    same = write_catalog(tiles.parent / "long.csv", rows)
+    rows[1]["title"] = "soft"
+    other = write_catalog(tiles.parent / "longer.csv", rows)
+    said: list[str] = []
+
+    with pytest.raises(
+        CatalogError,
+        match=r"^the titles of all 58 images begin with the same 77 tokens, which are all that the model reads, ",
+    ):
+        train_on(same, tmp_path / "out")
+    train_on(other, tmp_path / "other", epochs=1, tell=said.append)
+
+    assert said[0].endswith(
+        "titles are longer than the 77 tokens that the model reads: nothing is learned from the rest"
+    )
+    assert said[1] == "too few products are kept apart to judge on: there is no Recall@1, and no early end"
+    assert capfd.readouterr().err == ""
 
 
 def test_products_without_titles_teach_nothing(tmp_path: Path) -> None:
@@ -275,11 +421,21 @@ def test_fewer_products_than_a_batch_are_one_batch(tmp_path: Path) -> None:
     assert "Nothing was kept apart to judge it on." in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
 
 
-def test_training_ends_when_it_gets_no_better(tmp_path: Path, tiles: Path) -> None:
-    found = train_on(tiles, tmp_path / "out", learning_rate=1e-9, epochs=60, evaluate_every=1, patience=3)
-
+def test_training_ends_when_it_gets_no_better_also_when_it_is_interrupted(tmp_path: Path, tiles: Path) -> None:
     # what is learned at such a rate changes no rank
-    assert found.steps < 10
+    hopeless: dict[str, Any] = {"learning_rate": 1e-9, "epochs": 60, "evaluate_every": 1, "patience": 4}
+    stop = Stop()
+
+    def stop_at_third(text: str) -> None:
+        if text.startswith("step 3 "):
+            stop.ask("SIGTERM")
+
+    undisturbed = train_on(tiles, tmp_path / "out", **hopeless)
+    with pytest.raises(KeyboardInterrupt):
+        train_on(tiles, tmp_path / "stopped", stop=stop, tell=stop_at_third, **hopeless)
+    went_on = train_on(tiles, tmp_path / "stopped", **hopeless)
+
+    assert went_on.steps == undisturbed.steps < 8
 
 
 @pytest.mark.parametrize("tune", ["all", "last:1", "lora"])
@@ -372,6 +528,9 @@ def test_an_output_that_cannot_be_written_is_told(tmp_path: Path, tiles: Path) -
         ),
         (("--width", 100), "--width is 100, expected a multiple of 32"),
         (("--validation-share", 0.95), "--validation-share is 0.95, expected 0 to 0.9"),
+        (("--validation-share", "nan"), "--validation-share is nan, expected at least 0"),
+        (("--weight-decay", "nan"), "--weight-decay is nan, expected at least 0"),
+        (("--weight-decay", "inf"), "--weight-decay is inf, expected a number"),
         (("--learning-rate", 0), "--learning-rate is 0.0, expected more than 0"),
         (("--batch-size", 1), "--batch-size is 1, expected at least 2"),
         (("--device", "cuda:1"), "--device is 'cuda:1', expected auto, cuda, mps or cpu"),

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.errors import ConfigError
+from pipeline.errors import CatalogError, ConfigError
 from pipeline.models.weights import load_model
 from pipeline.records import BadRow, Product
 from pipeline.settings import CatalogSettings, NewModelSettings, TrainSettings
@@ -25,7 +25,7 @@ from pipeline.train.recall import Judge
 from pipeline.train.start import Start, open_start, write_new_model
 from pipeline.train.tokens import Titles, make_tokenizer, tokenize_titles, train_tokenizer
 from pipeline.train.trainer import Batches, count_workers
-from pipeline.train.tune import prepare
+from pipeline.train.tune import prepare, refuse_more_layers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -225,6 +225,42 @@ def test_products_keep_their_part_whatever_else_the_catalog_holds() -> None:
     assert set(Counter(pair.product_id for pair in whole.validation).values()) == {2}
 
 
+def test_products_that_share_an_image_fall_into_one_part() -> None:
+    sizes = "S", "M", "L"
+    rows = [product(n, product_id=f"P{n}-{size}", images=(f"{n}.jpg",)) for n in range(200) for size in sizes]
+    # a photo of two of them binds all six
+    rows += [product(3, images=("1.jpg", "2.jpg"))]
+    alone = [product(number, product_id=f"P{number}-L", images=(f"{number}.jpg",)) for number in range(200)]
+
+    found, of_alone = collect_pairs(rows, SETTINGS), collect_pairs(alone, SETTINGS)
+
+    apart = {pair.product_id for pair in found.validation}
+    assert 20 <= len(apart) <= 120
+    assert (found.sharing, found.astride) == (601, 0)
+    # by the first id of all that hang together, so that nothing moves when the others leave the catalog
+    assert {name for name in apart if name.endswith("-L")} - {"P1-L", "P2-L"} == {
+        pair.product_id for pair in of_alone.validation
+    } - {"P1-L", "P2-L"}
+    for names in [{f"P{number}-{size}" for size in sizes} for number in range(200)]:
+        assert apart & names in (set(), names)
+
+
+def test_a_picture_that_most_products_have_is_learned_from() -> None:
+    rows = [product(number, images=("missing.jpg",)) for number in range(60)] + [product(n) for n in range(60, 100)]
+
+    for seed in range(30):
+        found = collect_pairs(rows, replace(SETTINGS, seed=seed))
+        assert not any(pair.image.url == "missing.jpg" for pair in found.validation)
+
+
+def test_images_on_both_sides_of_a_column_are_counted() -> None:
+    rows = [product(n, images=("1.jpg", f"{n}.jpg"), attrs={"fold": part}) for n, part in ((2, "train"), (3, "val"))]
+
+    found = collect_pairs(rows, replace(SETTINGS, split_column="fold"))
+
+    assert (len(found.train), len(found.validation), found.astride) == (2, 2, 1)
+
+
 def test_a_column_may_say_the_part() -> None:
     said = ["train", "Validation", "test", "train", "val", ""]
     rows = [product(number, attrs={"fold": part}) for number, part in enumerate(said)]
@@ -258,6 +294,26 @@ def test_rows_of_one_product_share_the_first_title() -> None:
     assert [(pair.image.url, pair.title) for pair in found.train] == [("1.jpg", "red mug"), ("1-back.jpg", "red mug")]
     assert [pair.image.image_id for pair in found.train] == [0, 1]
     assert (found.untitled, found.bad_rows) == (("P2",), {"no_id": 1})
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ([product(1, images=()), product(2, images=())], "none of 2 products has an image"),
+        (
+            [product(1, title=None), product(2, title=None), product(3, images=())],
+            "2 products have images and no title",
+        ),
+        ([product(4), product(5)], "all 2 products with an image and a title are kept apart to be judged on"),
+        ([BadRow(row=n, code="no_id", detail="") for n in (1, 2)], "the catalog has no products, 2 rows are no_id"),
+        ([], "the catalog has no products"),
+    ],
+)
+def test_it_is_said_why_there_is_nothing_to_learn_from(rows: list[Product | BadRow], reason: str) -> None:
+    with pytest.raises(CatalogError) as refused:
+        collect_pairs(rows, replace(SETTINGS, validation_share=0.9))
+
+    assert refused.value.message == f"there is nothing to learn from: {reason}"
 
 
 # ---- batches and views
@@ -340,8 +396,12 @@ def test_recall_counts_an_image_that_shares_its_title_and_no_tie(new_model: Path
 
 
 def test_more_layers_than_there_are_cannot_be_tuned(tiny_clip: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^--tune is 'last:3', but the model's vision_model has 2 layers$"):
-        prepare(load_model(tiny_clip), "last:3", device="cpu")
+    model = load_model(tiny_clip)
+    refuse_more_layers(model, "last:2")
+    refuse_more_layers(model, "lora")
+    with pytest.raises(ConfigError, match=r"^--tune is 'last:3', but a side of the model has 2 layers$") as refused:
+        refuse_more_layers(model, "last:3")
+    assert refused.value.hint == "--tune last:2 or --tune all"
 
 
 def test_last_layers_come_with_what_follows_them(tiny_clip: Path) -> None:

@@ -23,6 +23,17 @@ def test_a_folder_knows_the_products_it_was_trained_on(tmp_path: Path) -> None:
     assert len(trained.digests) == 2
 
 
+def test_a_folder_knows_the_urls_of_the_images_it_was_trained_on(tmp_path: Path) -> None:
+    write_trained_products(tmp_path, ["S"], ["https://shop/1.jpg", "2.jpg"])
+    trained = read_trained_products(tmp_path)
+    assert trained is not None
+    # a path means something else in another folder, and an id is no URL
+    assert trained.hold_images(["https://shop/1.jpg", "https://shop/2.jpg", "2.jpg", "S"]).tolist() == [
+        *(True, False, False, False)
+    ]
+    assert trained.hold(["S", "https://shop/1.jpg"]).tolist() == [True, False]
+
+
 def test_a_folder_without_the_file_says_nothing(tmp_path: Path) -> None:
     assert read_trained_products(tmp_path) is None
 
