@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pipeline.errors import ConfigError
+from pipeline.errors import CatvecError, ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -21,6 +23,14 @@ if TYPE_CHECKING:
 FORMATS = (".png", ".svg")
 BLUE, ORANGE, TEAL, GREY, INK = "#2f6db5", "#d1661f", "#4aa3a8", "#8a8f98", "#24292f"
 SERIES = ("#2f6db5", "#d1661f", "#3a9a5b", "#8a5fb0", "#b8892b", "#c2477f", "#4aa3a8", "#6b7280", "#a0522d")
+FONTS = (
+    "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans JP", "Noto Sans SC", "Source Han Sans", "WenQuanYi Zen Hei",
+    "WenQuanYi Micro Hei", "IPAGothic", "Droid Sans Fallback", "Hiragino Sans", "PingFang SC", "Yu Gothic",
+    "Microsoft YaHei", "Malgun Gothic", "Noto Sans", "Noto Sans Arabic", "Noto Sans Hebrew", "Noto Sans Thai",
+    "Noto Sans Devanagari", "Arial Unicode MS",
+)  # fmt: skip
+"""what machines have for letters that matplotlib's own font lacks, asked in this order"""
+NO_GLYPH = r"Glyph .* missing from "
 
 
 def require_charts(path: Path) -> None:
@@ -50,6 +60,19 @@ def _require_writable(path: Path) -> None:
         raise ConfigError(f"--chart is {str(path)!r}, which cannot be written: {error.strerror}") from error
 
 
+@contextmanager
+def _plain_words() -> Iterator[None]:
+    """While it draws, a $ is a price and begins no formula, and letters may come from any font of FONTS."""
+    from matplotlib import font_manager, rc_context
+
+    # a family that is not there would be logged for each word
+    there = {font.name for font in font_manager.fontManager.ttflist}
+    families = ["DejaVu Sans", *(name for name in FONTS if name in there)]
+    with rc_context({"text.parse_math": False, "font.family": families}):
+        yield
+
+
+@_plain_words()
 def draw_tuning(tuning: Tuning, path: Path) -> None:
     """Recall and latency over ef_search, and other indexes beside them if some were tried. Raises ConfigError."""
     from matplotlib.figure import Figure
@@ -71,9 +94,14 @@ def draw_tuning(tuning: Tuning, path: Path) -> None:
 
 def _save(figure: Figure, path: Path) -> None:
     try:
-        figure.savefig(path, dpi=150)
+        with warnings.catch_warnings():
+            # what no font has is drawn as a box, which speaks for itself
+            warnings.filterwarnings("ignore", NO_GLYPH, UserWarning)
+            figure.savefig(path, dpi=150)
     except OSError as error:
         raise ConfigError(f"the chart cannot be written to {str(path)!r}: {error.strerror or error}") from error
+    except (ValueError, RuntimeError) as error:  # a name may be what no drawing can hold: half a character
+        raise CatvecError(f"the chart {str(path)!r} cannot be drawn: {error}") from error
 
 
 def _draw_recall(axes: Axes, tuning: Tuning) -> None:
@@ -166,6 +194,7 @@ FARTHEST = 3.0
 """times the lowest limit, where bars are cut off: the database's would make the others too short to compare"""
 
 
+@_plain_words()
 def draw_bench(measured: Bench, path: Path) -> None:
     """What each stage reaches alone, what shared cores allow, and what a run reached. Raises ConfigError."""
     from matplotlib.figure import Figure
@@ -224,6 +253,7 @@ def _draw_bars(axes: Axes, bars: Sequence[tuple[str, float, str]], *, farthest: 
     axes.tick_params(colors=INK, length=0)
 
 
+@_plain_words()
 def draw_training(rows: Sequence[Mapping[str, float]], path: Path, title: str) -> None:
     """Loss, temperature and Recall@K over the steps of a training. Raises ConfigError."""
     from matplotlib.figure import Figure
@@ -261,6 +291,7 @@ MOST_NUMBERS = 40
 """labels up to which each cell of a confusion matrix can hold its number"""
 
 
+@_plain_words()
 def draw_confusion(found: ZeroShot, path: Path) -> None:
     """What each label was taken for: a row for each true label, coloured by its shares. Raises ConfigError."""
     import numpy as np

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from pipeline.errors import ConfigError
 from pipeline.heads import HeadReport, train_head
@@ -133,6 +134,26 @@ def test_rare_labels_are_left_out_and_too_few_are_refused(shop: Shop, database_u
 def test_a_folder_that_is_not_there_is_refused_before_any_work(database_url: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--output is '.*', which cannot be written: there is no folder"):
         train(database_url, tmp_path / "nowhere")
+
+
+def test_no_file_but_a_head_is_replaced(shop: Shop, database_url: str, tmp_path: Path) -> None:
+    fill(shop, by_largest)
+    table, weights = tmp_path / "precious.csv", tmp_path / "model.safetensors"
+    table.write_text("id,price\n1,2\n")
+    save_file({"weight": np.zeros(3)}, weights)
+    before = weights.read_bytes()
+
+    with pytest.raises(ConfigError) as named:
+        train(database_url, tmp_path, output=table)
+    with pytest.raises(ConfigError) as replaced:
+        train(database_url, tmp_path, output=weights)
+
+    assert named.value.message == f"--output is {str(table)!r}, expected a name that ends in .safetensors"
+    assert named.value.hint == "name it for example precious.safetensors"
+    assert replaced.value.message == (
+        f"--output is {str(weights)!r}, which is no head of catvec's and would be replaced by one"
+    )
+    assert (table.read_text(), weights.read_bytes()) == ("id,price\n1,2\n", before)
 
 
 def test_the_probe_is_where_the_loss_is_least() -> None:
