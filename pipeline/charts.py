@@ -30,7 +30,8 @@ FONTS = (
     "Noto Sans Devanagari", "Arial Unicode MS",
 )  # fmt: skip
 """what machines have for letters that matplotlib's own font lacks, asked in this order"""
-NO_GLYPH = r"Glyph .* missing from "
+LONGEST = 48
+"""letters of a name: one that is longer than the panel leaves no room for it"""
 
 
 def require_charts(path: Path) -> None:
@@ -72,6 +73,12 @@ def _plain_words() -> Iterator[None]:
         yield
 
 
+def _word(text: str) -> str:
+    """A name as it can be drawn: on one line, not too long, and without what no drawing can hold."""
+    shown = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+    return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 1]}…"
+
+
 @_plain_words()
 def draw_tuning(tuning: Tuning, path: Path) -> None:
     """Recall and latency over ef_search, and other indexes beside them if some were tried. Raises ConfigError."""
@@ -95,12 +102,12 @@ def draw_tuning(tuning: Tuning, path: Path) -> None:
 def _save(figure: Figure, path: Path) -> None:
     try:
         with warnings.catch_warnings():
-            # what no font has is drawn as a box, which speaks for itself
-            warnings.filterwarnings("ignore", NO_GLYPH, UserWarning)
+            # a letter that no font has is a box, a crowded panel is crowded: whoever looks at it sees that
+            warnings.simplefilter("ignore", UserWarning)
             figure.savefig(path, dpi=150)
     except OSError as error:
         raise ConfigError(f"the chart cannot be written to {str(path)!r}: {error.strerror or error}") from error
-    except (ValueError, RuntimeError) as error:  # a name may be what no drawing can hold: half a character
+    except (ValueError, RuntimeError) as error:
         raise CatvecError(f"the chart {str(path)!r} cannot be drawn: {error}") from error
 
 
@@ -204,7 +211,9 @@ def draw_bench(measured: Bench, path: Path) -> None:
     axes = figure.subplots()
     weights = " with random weights" if where.weights == "random" else ""
     device = where.device if where.devices == 1 else f"{where.devices} devices like {where.device}"
-    figure.suptitle(f"What limits model {where.model}{weights} here", fontsize=13, color=INK, x=0.02, ha="left")
+    figure.suptitle(
+        f"What limits model {_word(where.model)}{weights} here", fontsize=13, color=INK, x=0.02, ha="left"
+    )
     axes.set_title(
         f"{device} in {where.precision}, batches of {where.batch_size}; {where.cores} cores; "
         f"{pictures.images:,} pictures of {pictures.width} × {pictures.height} and "
@@ -259,7 +268,7 @@ def draw_training(rows: Sequence[Mapping[str, float]], path: Path, title: str) -
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(15, 4.2), layout="constrained", facecolor="white")
-    figure.suptitle(title, fontsize=13, color=INK)
+    figure.suptitle(_word(title), fontsize=13, color=INK)
     loss, temperature, recall = figure.subplots(1, 3)
     _draw_series(loss, rows, ["loss"], "Loss")
     _draw_series(temperature, rows, ["temperature"], "Temperature")
@@ -297,13 +306,13 @@ def draw_confusion(found: ZeroShot, path: Path) -> None:
     import numpy as np
     from matplotlib.figure import Figure
 
-    labels = [entry.label for entry in found.classes]
+    labels = [_word(entry.label) for entry in found.classes]
     counts = np.array(found.confusion)
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     edge = min(24.0, 2.8 + 0.42 * len(labels))
     figure = Figure(figsize=(edge + 1.6, edge), layout="constrained", facecolor="white")
     axes = figure.subplots()
-    figure.suptitle(f"Model {found.model}: {found.attribute} without training", fontsize=13, color=INK)
+    figure.suptitle(f"Model {found.model}: {_word(found.attribute)} without training", fontsize=13, color=INK)
     axes.set_title(
         f"{found.coverage.products:,} products, {found.top1.value:.1%} right "
         f"(95 % {found.top1.low:.1%} to {found.top1.high:.1%})",

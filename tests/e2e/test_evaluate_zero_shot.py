@@ -58,6 +58,22 @@ def test_zero_shot_is_held_to_limits_of_labels(catvec: Catvec, judged: Judged) -
     assert [line.split()[0] for line in outcome.out.splitlines() if line.split()[:1] in (["mug"], ["bag"])]
 
 
+def test_limits_are_judged_and_the_page_is_there_when_the_chart_fails(
+    catvec: Catvec, judged: Judged, tmp_path: Path
+) -> None:
+    labels, chart, page = judged.folder / "labels.yaml", tmp_path / "confusion.png", tmp_path / "page.html"
+    chart.symlink_to("/dev/full")
+    options = ("--attribute", "kind", "--truth", "category", "--chart", chart, "--report", page)
+
+    outcome = catvec("evaluate", "zero-shot", labels, "--db", judged.url, *options, "--fail-under", "top1=1")
+
+    [limit, error] = outcome.err.splitlines()[-2:]
+    assert outcome.code == 2
+    assert limit.startswith("not good enough: top1 is ")
+    assert error == f"error: the chart cannot be written to {str(chart)!r}: No space left on device"
+    assert "What was taken for what" in page.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("options", "code", "error", "hint"),
     [
