@@ -64,23 +64,37 @@ class Comparison:
     @property
     def summary(self) -> str:
         """Which products were judged, and which model is better."""
-        return f"{say_coverage(self.coverage, 'a title')}\n{self.decision}"
+        return f"{say_coverage(self.coverage, 'a title')}\n{self.decision}: {self.differences}"
 
     @property
     def decision(self) -> str:
-        """Whether one finds more than the other, in a sentence for people."""
-        contest = self.text_to_image
-        difference, p = contest.difference["recall@1"].value, contest.p["recall@1"]
-        if p >= SURE:
-            return (
-                f"{self.first} and {self.second} differ by {abs(difference):.3f} in recall@1, text → image: "
-                f"chance alone gives as much (p {show_p(p)})"
-            )
-        better, worse = (self.second, self.first) if difference > 0 else (self.first, self.second)
-        return (
-            f"{better} finds {abs(difference):.3f} more of the texts at once than {worse}; chance alone rarely gives "
-            f"as much (p {show_p(p)})"
+        """Whether one finds more than the other, and which way, in a sentence for people."""
+        better = {words: self._better(getattr(self, key)) for key, words in DIRECTIONS.items()}
+        first, second = (
+            [words for words, name in better.items() if name == own] for own in (self.first, self.second)
         )
+        if first and second:
+            return f"{self.first} finds more {first[0]}, {self.second} more {second[0]}"
+        if not first and not second:
+            return f"{self.first} and {self.second} show no sure difference"
+        names = (self.first, self.second) if first else (self.second, self.first)
+        ways = first or second
+        return f"{names[0]} finds more than {names[1]}" + (f", {ways[0]} only" if len(ways) == 1 else " both ways")
+
+    def _better(self, contest: Contest) -> str | None:
+        if contest.p["recall@1"] >= SURE:
+            return None
+        return self.second if contest.difference["recall@1"].value > 0 else self.first
+
+    @property
+    def differences(self) -> str:
+        """What the decision rests on: how much more the second finds at once, and how sure that is."""
+        contests = {words: getattr(self, key) for key, words in DIRECTIONS.items()}
+        said = [
+            f"{words} {contest.difference['recall@1'].value:+.3f} (p {show_p(contest.p['recall@1'])})"
+            for words, contest in contests.items()
+        ]
+        return f"recall@1 of {self.second} less that of {self.first} is {', '.join(said)}"
 
     @property
     def scores(self) -> Mapping[str, float]:

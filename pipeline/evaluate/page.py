@@ -242,7 +242,7 @@ def _comparison(judged: ComparisonJudged, seed: int) -> Sheet:
         command="compare",
         subject=f"{found.first} and {found.second}",
         headline=found.decision,
-        sentence=f"{_capital(say_coverage(found.coverage, 'a title'))}.",
+        sentence=f"{_capital(found.differences)}. {_capital(say_coverage(found.coverage, 'a title'))}.",
         warnings=found.warnings,
         bars=tuple(
             _bar(f"recall@1, {name}: {model}", measures["recall@1"])

@@ -12,10 +12,12 @@ import pytest
 
 from pipeline.errors import ConfigError
 from pipeline.evaluate import ranking
+from pipeline.evaluate.compare import Comparison, Contest
 from pipeline.evaluate.demands import find_unmet, parse_demands
-from pipeline.evaluate.gallery import Gallery
+from pipeline.evaluate.gallery import Coverage, Gallery
 from pipeline.evaluate.metrics import (
     MEASURES,
+    Estimate,
     estimate,
     estimate_difference,
     estimate_mean,
@@ -188,6 +190,60 @@ def test_the_sign_flip_test_of_hits_is_mcnemars() -> None:
 
     assert sign_flip_p(differences, seed=0) == pytest.approx(exact, abs=0.006)
     assert sign_flip_p(np.zeros(10), seed=0) == 1.0
+
+
+def contest(difference: float, p: float) -> Contest:
+    gained = {"recall@1": Estimate(value=difference, low=-1, high=1)}
+    return Contest(
+        queries=4,
+        candidates=4,
+        first={},
+        second={},
+        difference=gained,
+        p={"recall@1": p},
+        only_first=0,
+        only_second=0,
+    )
+
+
+def comparison(text_to_image: Contest, image_to_text: Contest) -> Comparison:
+    return Comparison(
+        first="old",
+        second="new",
+        coverage=Coverage(products=4, images=4, trained=0, left_out_trained=0, left_out_unanswered=0),
+        text_to_image=text_to_image,
+        image_to_text=image_to_text,
+        warnings=(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("of_texts", "of_products", "decision"),
+    [
+        ((0.25, 1.0), (0.112, 0.0001), "new finds more than old, image → text only"),
+        ((-0.2, 0.01), (0.1, 0.5), "old finds more than new, text → image only"),
+        ((0.2, 0.01), (0.1, 0.02), "new finds more than old both ways"),
+        ((0.2, 0.01), (-0.1, 0.02), "old finds more image → text, new more text → image"),
+        ((0.2, 0.05), (-0.1, 0.06), "old and new show no sure difference"),
+    ],
+)
+def test_a_comparison_is_decided_by_both_directions(
+    of_texts: tuple[float, float], of_products: tuple[float, float], decision: str
+) -> None:
+    found = comparison(contest(*of_texts), contest(*of_products))
+
+    assert found.decision == decision
+    assert found.summary.startswith(
+        f"judged by 4 products with 4 images\n{decision}: recall@1 of new less that of old"
+    )
+
+
+def test_a_comparison_says_what_its_decision_rests_on() -> None:
+    found = comparison(contest(-0.25, 1.0), contest(0.112, 0.0001))
+
+    assert found.differences == (
+        "recall@1 of new less that of old is text → image -0.250 (p 1.000), image → text +0.112 (p < 0.001)"
+    )
 
 
 @pytest.mark.parametrize(
