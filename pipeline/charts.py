@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pipeline.errors import CatvecError, ConfigError
+from pipeline.intervals import say_percent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -314,8 +315,8 @@ def draw_confusion(found: ZeroShot, path: Path) -> None:
     axes = figure.subplots()
     figure.suptitle(f"Model {found.model}: {_word(found.attribute)} without training", fontsize=13, color=INK)
     axes.set_title(
-        f"{found.coverage.products:,} products, {found.top1.value:.1%} right "
-        f"(95 % {found.top1.low:.1%} to {found.top1.high:.1%})",
+        f"{found.coverage.products:,} products, {say_percent(found.top1.value, 1)} right "
+        f"(95 % {say_percent(found.top1.low, 1)} to {say_percent(found.top1.high, 1)})",
         fontsize=10,
         color=GREY,
     )

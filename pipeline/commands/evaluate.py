@@ -214,6 +214,8 @@ class Evaluation:
         else:
             for table in tables:
                 print_table(table.headers, table.rows, right=table.right, spare=table.spare)
+            for note in dict.fromkeys(table.note for table in tables if table.note):
+                say(note)
         say(measured.summary)
         for warning in measured.warnings:
             say(f"warning: {warning}", level="warning")

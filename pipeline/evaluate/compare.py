@@ -15,7 +15,7 @@ from pipeline.errors import ConfigError
 from pipeline.evaluate.gallery import cover, leave_out_trained, open_judged
 from pipeline.evaluate.metrics import MEASURES, estimate, estimate_difference, sign_flip_p
 from pipeline.evaluate.retrieval import DIRECTIONS, leave_out_untitled, rank_titles, score
-from pipeline.evaluate.tables import Table, say_coverage, show_measure, show_p, warn_of_trained
+from pipeline.evaluate.tables import Table, note_methods, say_coverage, show_measure, show_p, warn_of_trained
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -213,5 +213,6 @@ def tabulate(comparison: Comparison) -> list[Table]:
         rows.append(("only this one right", f"{contest.only_first:,}", f"{contest.only_second:,}", "", "", ""))
         rows.append(("queries", f"{contest.queries:,}", f"{contest.queries:,}", "", "", ""))
         headers = (words, comparison.first, comparison.second, "difference", "95 %", "p")
-        tables.append(Table(title=words, headers=headers, rows=tuple(rows), right=(1, 2, 3, 4, 5)))
+        note = note_methods(contest.difference.values())
+        tables.append(Table(title=words, headers=headers, rows=tuple(rows), right=(1, 2, 3, 4, 5), note=note))
     return tables

@@ -5,25 +5,39 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pipeline.intervals import FINEST
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pipeline.evaluate.gallery import Coverage
     from pipeline.evaluate.metrics import Estimate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """`right` numbers the columns of numbers, `spare` those that a narrow terminal can do without."""
+    """`right` numbers the columns of numbers, `spare` those that a narrow terminal can do without; `note` is to be
+    said below.
+    """
 
     title: str
     headers: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     right: tuple[int, ...] = ()
     spare: tuple[int, ...] = ()
+    note: str = ""
 
 
 def show(value: float | None, *, digits: int = 3) -> str:
-    """0.412, or a dash for what is not."""
-    return "–" if value is None else f"{value:,.{digits}f}"
+    """0.412, or a dash for what is not; 0.9996 with as many digits as it takes not to read as none or all."""
+    if value is None:
+        return "–"
+    texts = [f"{value:,.{more}f}" for more in range(digits, FINEST + 1)]
+    if value in (0, 1):
+        return texts[0]
+    return next(
+        (text for text in texts if float(text.replace(",", "")) not in (-1, 0, 1)), f"{abs(value):.{digits}f}"
+    )
 
 
 def show_rank(value: float) -> str:
@@ -32,10 +46,23 @@ def show_rank(value: float) -> str:
 
 
 def show_measure(name: str, estimate: Estimate) -> tuple[str, str]:
-    """The value of one of MEASURES, and its interval: 0.380–0.441, or with to between when there are signs."""
+    """The value of one of MEASURES, and its interval, with a star where it is not the bootstrap's."""
+    shown = show_rank if name == "median_rank" else show
+    return shown(estimate.value), show_interval(name, estimate) + ("*" if estimate.method == "wilson" else "")
+
+
+def show_interval(name: str, estimate: Estimate) -> str:
+    """0.380–0.441, or with to between when there are signs."""
     shown = show_rank if name == "median_rank" else show
     between = " to " if min(estimate.low, estimate.high) < 0 else "–"
-    return shown(estimate.value), f"{shown(estimate.low)}{between}{shown(estimate.high)}"
+    return f"{shown(estimate.low)}{between}{shown(estimate.high)}"
+
+
+def note_methods(estimates: Iterable[Estimate]) -> str:
+    """What the stars among these mean, if there are any."""
+    if all(estimate.method == "bootstrap" for estimate in estimates):
+        return ""
+    return "* after Wilson: all questions came out alike, so that drawing them anew shows no spread"
 
 
 def show_p(p: float) -> str:

@@ -15,7 +15,7 @@ from pipeline.errors import ConfigError
 from pipeline.evaluate.gallery import cover, leave_out_trained, open_judged
 from pipeline.evaluate.metrics import share
 from pipeline.evaluate.ranking import Ranked, rank
-from pipeline.evaluate.tables import Table, say_coverage, show, show_measure, warn_of_trained
+from pipeline.evaluate.tables import Table, say_coverage, show, show_interval, warn_of_trained
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -231,8 +231,8 @@ def _divide(part: int, whole: int) -> float | None:
 def tabulate(zero_shot: ZeroShot) -> list[Table]:
     """The shares that are right, and a line for each label."""
     rows = (
-        ("top-1 accuracy", *show_measure("top1", zero_shot.top1)),
-        ("top-5 accuracy", *show_measure("top5", zero_shot.top5)),
+        ("top-1 accuracy", show(zero_shot.top1.value), show_interval("top1", zero_shot.top1)),
+        ("top-5 accuracy", show(zero_shot.top5.value), show_interval("top5", zero_shot.top5)),
         ("macro F1", show(zero_shot.macro_f1), ""),
         ("always the largest class", show(zero_shot.largest_class), ""),
         ("products", f"{zero_shot.coverage.products:,}", ""),

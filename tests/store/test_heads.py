@@ -11,7 +11,6 @@ from safetensors.numpy import save_file
 
 from pipeline.errors import ConfigError
 from pipeline.heads import HeadReport, train_head
-from pipeline.intervals import wilson_interval
 from pipeline.models.head import read_head
 from pipeline.models.probe import fit_layers
 from pipeline.search import EncoderChoice
@@ -171,10 +170,3 @@ def test_the_probe_is_where_the_loss_is_least() -> None:
     wrong = odds - np.eye(3)[truth]
     np.testing.assert_allclose(wrong.T @ features / 200 + 0.01 * inner, 0, atol=1e-3)
     np.testing.assert_allclose(wrong.mean(axis=0), 0, atol=1e-3)
-
-
-def test_the_interval_is_wilsons() -> None:
-    """Brown, Cai and DasGupta 2001 print no table; these are of R's prop.test(…, correct = FALSE)."""
-    assert tuple(round(bound, 4) for bound in wilson_interval(8, 10)) == (0.4902, 0.9433)
-    assert tuple(round(bound, 4) for bound in wilson_interval(10, 10)) == (0.7225, 1.0)
-    assert tuple(round(bound, 4) for bound in wilson_interval(0, 10)) == (0.0, 0.2775)
