@@ -112,12 +112,12 @@ def zero_shot(
 ) -> None:
     """Measure how many products get their true label without training: accuracy, F1 of each label, confusions."""
     from pipeline.charts import require_charts
-    from pipeline.evaluate.zero_shot import SCORES, choose_attribute, evaluate_zero_shot, tabulate
+    from pipeline.evaluate.zero_shot import choose_attribute, evaluate_zero_shot, known_scores, tabulate
 
-    evaluation = _prepare(_read_settings(options), SCORES, options)
+    wanted = choose_attribute(labels, attribute)
+    evaluation = _prepare(_read_settings(options), known_scores(wanted), options)
     if chart is not None:
         require_charts(chart)
-    wanted = choose_attribute(labels, attribute)
     question = evaluation.question(model, weights, options)
     with evaluation.begun() as (url, progress):
         judged = evaluate_zero_shot(url, wanted, question, truth=truth, progress=progress)

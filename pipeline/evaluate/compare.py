@@ -52,19 +52,28 @@ class Contest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What was measured; its fields are the keys of `catvec evaluate compare --json`."""
+    """What was measured; its fields are the keys of `catvec evaluate compare --json`.
+
+    `unstated` are the models that do not state what they were trained on.
+    """
 
     first: str
     second: str
     coverage: Coverage
     text_to_image: Contest
     image_to_text: Contest
+    unstated: tuple[str, ...]
     warnings: tuple[str, ...]
 
     @property
     def summary(self) -> str:
         """Which products were judged, and which model is better."""
-        return f"{say_coverage(self.coverage, 'a title')}\n{self.decision}: {self.differences}"
+        return f"{self.judged}\n{self.decision}: {self.differences}"
+
+    @property
+    def judged(self) -> str:
+        """Which products were judged."""
+        return say_coverage(self.coverage, "a title", unstated=self.unstated)
 
     @property
     def decision(self) -> str:
@@ -130,7 +139,9 @@ def evaluate_comparison(url: str, first: Question, second: Question, progress: P
     one, untitled = leave_out_untitled(one)
     other, _ = leave_out_untitled(other)
     ranked = rank_titles(one.gallery, one.encoder, progress), rank_titles(other.gallery, other.encoder, progress)
-    coverage = cover(one, left_out_trained=trained, left_out_unanswered=untitled)
+    coverage = cover(
+        replace(one, trained=_either_trained(one, other)), left_out_trained=trained, left_out_unanswered=untitled
+    )
     progress.begin("resampling")
     comparison = Comparison(
         first=one.model.name,
@@ -140,6 +151,7 @@ def evaluate_comparison(url: str, first: Question, second: Question, progress: P
         image_to_text=_contest(
             ranked[0].ranks.products, ranked[1].ranks.products, len(ranked[0].texts), seed=first.seed
         ),
+        unstated=tuple(judged.model.name for judged in (one, other) if judged.trained is None),
         warnings=tuple(
             sentence
             for each in (one, other)
@@ -165,11 +177,10 @@ def _pair(first: Judged, second: Judged) -> tuple[Judged, Judged]:
 
 def _leave_out_trained(first: Judged, second: Judged, *, include: bool) -> tuple[tuple[Judged, Judged], int]:
     """The products that neither was trained on, and how many one of them was. Raises as `leave_out_trained`."""
-    known = [judged.trained for judged in (first, second) if judged.trained is not None]
-    if include or not known:
+    either = _either_trained(first, second)
+    if include or either is None:
         return (first, second), 0
-    either: NDArray[np.bool_] = np.logical_or.reduce(known)
-    if either.all() and not any(trained.all() for trained in known):
+    if either.all() and not any(judged.trained is not None and judged.trained.all() for judged in (first, second)):
         raise ConfigError(
             f"each of the {len(either):,} products was learned by model {first.model.name!r} or "
             f"{second.model.name!r}, so none is left to judge both by",
@@ -178,6 +189,13 @@ def _leave_out_trained(first: Judged, second: Judged, *, include: bool) -> tuple
     for judged in (first, second):
         leave_out_trained(judged, include=False)
     return (first.keep(~either), second.keep(~either)), int(either.sum())
+
+
+def _either_trained(first: Judged, second: Judged) -> NDArray[np.bool_] | None:
+    """Which products [P] one of the models at least was trained on; None when neither says."""
+    known = [judged.trained for judged in (first, second) if judged.trained is not None]
+    either: NDArray[np.bool_] | None = np.logical_or.reduce(known) if known else None
+    return either
 
 
 def _contest(first: NDArray[np.int64], second: NDArray[np.int64], candidates: int, *, seed: int) -> Contest:

@@ -228,7 +228,7 @@ def _zero_shot(judged: ZeroShotJudged, seed: int) -> Sheet:
         sentence=f"{_capital(say_coverage(found.coverage, 'a label'))}. Always the most frequent label: "
         f"{say_percent(found.largest_class)}.",
         warnings=found.warnings,
-        bars=(_bar("top-1 accuracy", found.top1), _bar("top-5 accuracy", found.top5)),
+        bars=tuple(_bar(name, measured) for name, measured in zero_shot.name_accuracies(found)),
         tables=zero_shot.tabulate(found),
         confusion=_confusion(found) if len(found.classes) <= MOST_LABELS else (),
         sections=show_zero_shot(judged, seed=seed),
@@ -243,7 +243,7 @@ def _comparison(judged: ComparisonJudged, seed: int) -> Sheet:
         command="compare",
         subject=f"{found.first} and {found.second}",
         headline=found.decision,
-        sentence=f"{_capital(found.differences)}. {_capital(say_coverage(found.coverage, 'a title'))}.",
+        sentence=f"{_capital(found.differences)}. {_capital(found.judged)}.",
         warnings=found.warnings,
         bars=tuple(
             _bar(f"recall@1, {name}: {model}", measures["recall@1"])

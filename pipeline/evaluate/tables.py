@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline.intervals import FINEST
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from pipeline.evaluate.gallery import Coverage
     from pipeline.evaluate.metrics import Estimate
@@ -80,12 +80,21 @@ def warn_of_trained(coverage: Coverage, model: str) -> tuple[str, ...]:
     )
 
 
-def say_coverage(coverage: Coverage, lacking: str) -> str:
-    """Which products were judged, in one sentence; `lacking` is what those without a right answer have none of."""
+def say_coverage(coverage: Coverage, lacking: str, *, unstated: Sequence[str] = ()) -> str:
+    """Which products were judged, in one sentence; `lacking` is what those without a right answer have none of.
+
+    `unstated` are those of several models that do not state what they were trained on.
+    """
     left_out = []
     if coverage.left_out_trained:
         left_out.append(f"{coverage.left_out_trained:,} trained on")
     if coverage.left_out_unanswered:
         left_out.append(f"{coverage.left_out_unanswered:,} without {lacking}")
-    judged = f"judged by {coverage.products:,} products with {coverage.images:,} images"
-    return judged + (f"; left out: {', '.join(left_out)}" if left_out else "")
+    said = [f"judged by {coverage.products:,} products with {coverage.images:,} images"]
+    if left_out:
+        said.append(f"left out: {', '.join(left_out)}")
+    if len(unstated) > 1:
+        said.append(f"{' and '.join(unstated)} do not state what they were trained on")
+    elif unstated or coverage.trained is None:
+        said.append(f"{unstated[0] if unstated else 'the model'} does not state what it was trained on")
+    return "; ".join(said)

@@ -25,7 +25,7 @@ from pipeline.evaluate.metrics import (
     sign_flip_p,
 )
 from pipeline.evaluate.ranking import rank
-from pipeline.evaluate.tables import note_methods, show, show_measure
+from pipeline.evaluate.tables import note_methods, say_coverage, show, show_measure
 from pipeline.evaluate.zero_shot import confuse, report_classes
 from pipeline.progress import Progress
 
@@ -213,6 +213,7 @@ def comparison(text_to_image: Contest, image_to_text: Contest) -> Comparison:
         coverage=Coverage(products=4, images=4, trained=0, left_out_trained=0, left_out_unanswered=0),
         text_to_image=text_to_image,
         image_to_text=image_to_text,
+        unstated=(),
         warnings=(),
     )
 
@@ -313,6 +314,38 @@ def test_classes_are_counted_as_defined() -> None:
     assert [entry.recall for entry in classes] == [pytest.approx(1 / 3), 1.0, 0.5, None]
     assert [entry.f1 for entry in classes] == [pytest.approx(1 / 3), pytest.approx(2 / 3), pytest.approx(2 / 3), None]
     assert [entry.most_confused_with for entry in classes] == ["skirt", None, "dress", None]
+
+
+@pytest.mark.parametrize(
+    ("trained", "unstated", "said"),
+    [
+        (0, (), "judged by 4 products with 5 images; left out: 2 without a title"),
+        (
+            None,
+            (),
+            "judged by 4 products with 5 images; left out: 2 without a title; "
+            "the model does not state what it was trained on",
+        ),
+        (
+            0,
+            ("new",),
+            "judged by 4 products with 5 images; left out: 2 without a title; "
+            "new does not state what it was trained on",
+        ),
+        (
+            None,
+            ("old", "new"),
+            "judged by 4 products with 5 images; left out: 2 without a title; "
+            "old and new do not state what they were trained on",
+        ),
+    ],
+)
+def test_a_model_that_does_not_state_its_training_is_named(
+    trained: int | None, unstated: tuple[str, ...], said: str
+) -> None:
+    coverage = Coverage(products=4, images=5, trained=trained, left_out_trained=0, left_out_unanswered=2)
+
+    assert say_coverage(coverage, "a title", unstated=unstated) == said
 
 
 def test_demands_are_names_and_numbers() -> None:
