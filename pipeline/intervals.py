@@ -19,8 +19,8 @@ def wilson_interval(right: int, of: int) -> tuple[float, float]:
 
 
 def say_percent(share: float, digits: int = 0) -> str:
-    """99.6%, with as many digits more as it takes not to say 0% or 100% of what is neither."""
-    texts = [f"{share:.{more}%}" for more in range(digits, FINEST)]
+    """99.6%, with as many digits more as it takes not to say 0% or 100% of what is neither, and none of what is."""
     if share in (0, 1):
-        return texts[0]
+        return f"{share:.0%}"
+    texts = [f"{share:.{more}%}" for more in range(digits, FINEST)]
     return next((text for text in texts if float(text[:-1]) not in (0, 100)), texts[0])

@@ -122,7 +122,9 @@ def tabulate(measured: IndexRecall) -> list[Table]:
     )
     headers = ("search", "recall@10", "95 %", "median ms", "p95 ms")
     note = note_methods([measured.recall])
-    return [Table(title=measured.model, headers=headers, rows=rows, right=(1, 2, 3, 4), note=note)]
+    return [
+        Table(title="Searches by the index and without", headers=headers, rows=rows, right=(1, 2, 3, 4), note=note)
+    ]
 
 
 def _times(latency: Latency) -> tuple[str, str]:

@@ -135,7 +135,10 @@ def test_the_page_holds_hits_and_misses_as_pictures(catvec: Catvec, judged: Judg
     html = page.read_text(encoding="utf-8")
     assert outcome.err.splitlines()[-1] == f"the page is in {page}"
     assert html.count('src="data:image/jpeg;base64,') >= 20
-    assert "Texts that did not" in html
+    of_texts, _ = naive_ranks(judged, "one")
+    misses = sum(place > 1 for place in of_texts.values())
+    assert f'<h2>Texts that did not</h2>\n  <p class="lead">6 of {misses}, chosen at random. Green is' in html
+    assert re.search(r"All \d+ pictures are in it\.", html)
     assert "Products that did not" in html
     assert not re.search(r'(src|href)="(?!data:)', html)
 

@@ -42,4 +42,4 @@ def test_all_and_none_are_said_of_nothing_less(share: float, said: str) -> None:
 
 
 def test_a_percentage_has_the_digits_that_were_asked_for() -> None:
-    assert (say_percent(0.5, 1), say_percent(0.9996, 1)) == ("50.0%", "99.96%")
+    assert [say_percent(share, 1) for share in (0.5, 0.9996, 1)] == ["50.0%", "99.96%", "100%"]
