@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pipeline.errors import ConfigError
+from pipeline.errors import CatvecError, ConfigError
+from pipeline.intervals import say_percent
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -21,6 +24,15 @@ if TYPE_CHECKING:
 FORMATS = (".png", ".svg")
 BLUE, ORANGE, TEAL, GREY, INK = "#2f6db5", "#d1661f", "#4aa3a8", "#8a8f98", "#24292f"
 SERIES = ("#2f6db5", "#d1661f", "#3a9a5b", "#8a5fb0", "#b8892b", "#c2477f", "#4aa3a8", "#6b7280", "#a0522d")
+FONTS = (
+    "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans JP", "Noto Sans SC", "Source Han Sans", "WenQuanYi Zen Hei",
+    "WenQuanYi Micro Hei", "IPAGothic", "Droid Sans Fallback", "Hiragino Sans", "PingFang SC", "Yu Gothic",
+    "Microsoft YaHei", "Malgun Gothic", "Noto Sans", "Noto Sans Arabic", "Noto Sans Hebrew", "Noto Sans Thai",
+    "Noto Sans Devanagari", "Arial Unicode MS",
+)  # fmt: skip
+"""what machines have for letters that matplotlib's own font lacks, asked in this order"""
+LONGEST = 48
+"""letters of a name: one that is longer than the panel leaves no room for it"""
 
 
 def require_charts(path: Path) -> None:
@@ -50,6 +62,25 @@ def _require_writable(path: Path) -> None:
         raise ConfigError(f"--chart is {str(path)!r}, which cannot be written: {error.strerror}") from error
 
 
+@contextmanager
+def _plain_words() -> Iterator[None]:
+    """While it draws, a $ is a price and begins no formula, and letters may come from any font of FONTS."""
+    from matplotlib import font_manager, rc_context
+
+    # a family that is not there would be logged for each word
+    there = {font.name for font in font_manager.fontManager.ttflist}
+    families = ["DejaVu Sans", *(name for name in FONTS if name in there)]
+    with rc_context({"text.parse_math": False, "font.family": families}):
+        yield
+
+
+def _word(text: str) -> str:
+    """A name as it can be drawn: on one line, not too long, and without what no drawing can hold."""
+    shown = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+    return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 1]}…"
+
+
+@_plain_words()
 def draw_tuning(tuning: Tuning, path: Path) -> None:
     """Recall and latency over ef_search, and other indexes beside them if some were tried. Raises ConfigError."""
     from matplotlib.figure import Figure
@@ -71,9 +102,14 @@ def draw_tuning(tuning: Tuning, path: Path) -> None:
 
 def _save(figure: Figure, path: Path) -> None:
     try:
-        figure.savefig(path, dpi=150)
+        with warnings.catch_warnings():
+            # a letter that no font has is a box, a crowded panel is crowded: whoever looks at it sees that
+            warnings.simplefilter("ignore", UserWarning)
+            figure.savefig(path, dpi=150)
     except OSError as error:
         raise ConfigError(f"the chart cannot be written to {str(path)!r}: {error.strerror or error}") from error
+    except (ValueError, RuntimeError) as error:
+        raise CatvecError(f"the chart {str(path)!r} cannot be drawn: {error}") from error
 
 
 def _draw_recall(axes: Axes, tuning: Tuning) -> None:
@@ -166,6 +202,7 @@ FARTHEST = 3.0
 """times the lowest limit, where bars are cut off: the database's would make the others too short to compare"""
 
 
+@_plain_words()
 def draw_bench(measured: Bench, path: Path) -> None:
     """What each stage reaches alone, what shared cores allow, and what a run reached. Raises ConfigError."""
     from matplotlib.figure import Figure
@@ -175,7 +212,9 @@ def draw_bench(measured: Bench, path: Path) -> None:
     axes = figure.subplots()
     weights = " with random weights" if where.weights == "random" else ""
     device = where.device if where.devices == 1 else f"{where.devices} devices like {where.device}"
-    figure.suptitle(f"What limits model {where.model}{weights} here", fontsize=13, color=INK, x=0.02, ha="left")
+    figure.suptitle(
+        f"What limits model {_word(where.model)}{weights} here", fontsize=13, color=INK, x=0.02, ha="left"
+    )
     axes.set_title(
         f"{device} in {where.precision}, batches of {where.batch_size}; {where.cores} cores; "
         f"{pictures.images:,} pictures of {pictures.width} × {pictures.height} and "
@@ -224,12 +263,13 @@ def _draw_bars(axes: Axes, bars: Sequence[tuple[str, float, str]], *, farthest: 
     axes.tick_params(colors=INK, length=0)
 
 
+@_plain_words()
 def draw_training(rows: Sequence[Mapping[str, float]], path: Path, title: str) -> None:
     """Loss, temperature and Recall@K over the steps of a training. Raises ConfigError."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(15, 4.2), layout="constrained", facecolor="white")
-    figure.suptitle(title, fontsize=13, color=INK)
+    figure.suptitle(_word(title), fontsize=13, color=INK)
     loss, temperature, recall = figure.subplots(1, 3)
     _draw_series(loss, rows, ["loss"], "Loss")
     _draw_series(temperature, rows, ["temperature"], "Temperature")
@@ -261,21 +301,22 @@ MOST_NUMBERS = 40
 """labels up to which each cell of a confusion matrix can hold its number"""
 
 
+@_plain_words()
 def draw_confusion(found: ZeroShot, path: Path) -> None:
     """What each label was taken for: a row for each true label, coloured by its shares. Raises ConfigError."""
     import numpy as np
     from matplotlib.figure import Figure
 
-    labels = [entry.label for entry in found.classes]
+    labels = [_word(entry.label) for entry in found.classes]
     counts = np.array(found.confusion)
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     edge = min(24.0, 2.8 + 0.42 * len(labels))
     figure = Figure(figsize=(edge + 1.6, edge), layout="constrained", facecolor="white")
     axes = figure.subplots()
-    figure.suptitle(f"Model {found.model}: {found.attribute} without training", fontsize=13, color=INK)
+    figure.suptitle(f"Model {found.model}: {_word(found.attribute)} without training", fontsize=13, color=INK)
     axes.set_title(
-        f"{found.coverage.products:,} products, {found.top1.value:.1%} right "
-        f"(95 % {found.top1.low:.1%} to {found.top1.high:.1%})",
+        f"{found.coverage.products:,} products, {say_percent(found.top1.value, 1)} right "
+        f"(95 % {say_percent(found.top1.low, 1)} to {say_percent(found.top1.high, 1)})",
         fontsize=10,
         color=GREY,
     )

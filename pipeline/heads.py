@@ -15,7 +15,6 @@ import numpy as np
 
 from pipeline.calibration import fit_temperature
 from pipeline.errors import ConfigError
-from pipeline.files import check_writable
 from pipeline.intervals import wilson_interval
 from pipeline.judging import Judge
 from pipeline.known import read_known
@@ -88,13 +87,13 @@ def train_head(url: str, settings: HeadSettings, *, model: str | None = None) ->
 
     Raises ConfigError when the catalog has too few labelled products, and CatvecError.
     """
-    from pipeline.models.head import Head, write_head
+    from pipeline.models.head import Head, check_head_path, write_head
     from pipeline.store.migrate import open_current
     from pipeline.store.models import choose_model
 
     began = time.monotonic()
     path = settings.output or Path(f"{settings.attribute}.safetensors")
-    check_writable(path, "--output")
+    check_head_path(path, "--output")
     with open_current(url) as session:
         stored = choose_model(session.connection(), model)
         known = _require_enough(read_known(session, stored, settings.attribute), settings.attribute, stored)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 EXACT_ROWS = 5_000
 """vectors up to which comparing all of them is right: it is as quick as an index, and exact"""
+SAME_SIMILARITY = 1e-6
+"""difference of two similarities that are the same and so have no order: matrix products round by their shape"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

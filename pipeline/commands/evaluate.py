@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,12 +30,13 @@ from pipeline.progress import Progress
 from pipeline.settings import DemandSettings, EvaluationSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pipeline.evaluate.demands import Demand, Scored
     from pipeline.evaluate.gallery import Question
     from pipeline.evaluate.page import Evaluated
     from pipeline.evaluate.tables import Table
+    from pipeline.evaluate.zero_shot import ZeroShot
 
 evaluate_app = typer.Typer(help="Measure what a model and its index are worth, by what the database holds.")
 
@@ -109,21 +111,26 @@ def zero_shot(
     **options: Any,
 ) -> None:
     """Measure how many products get their true label without training: accuracy, F1 of each label, confusions."""
-    from pipeline.charts import draw_confusion, require_charts
-    from pipeline.evaluate.zero_shot import SCORES, choose_attribute, evaluate_zero_shot, tabulate
+    from pipeline.charts import require_charts
+    from pipeline.evaluate.zero_shot import choose_attribute, evaluate_zero_shot, known_scores, tabulate
 
-    evaluation = _prepare(_read_settings(options), SCORES, options)
+    wanted = choose_attribute(labels, attribute)
+    evaluation = _prepare(_read_settings(options), known_scores(wanted), options)
     if chart is not None:
         require_charts(chart)
-    wanted = choose_attribute(labels, attribute)
     question = evaluation.question(model, weights, options)
     with evaluation.begun() as (url, progress):
         judged = evaluate_zero_shot(url, wanted, question, truth=truth, progress=progress)
     evaluation.show(judged.zero_shot, tabulate(judged.zero_shot))
+    evaluation.finish(judged, judged.zero_shot, draw=partial(_draw, judged.zero_shot, chart))
+
+
+def _draw(found: ZeroShot, chart: Path | None) -> None:
+    from pipeline.charts import draw_confusion
+
     if chart is not None:
-        draw_confusion(judged.zero_shot, chart)
+        draw_confusion(found, chart)
         say(f"the confusion matrix is in {chart}")
-    evaluation.finish(judged, judged.zero_shot)
 
 
 @evaluate_app.command()
@@ -207,13 +214,28 @@ class Evaluation:
         else:
             for table in tables:
                 print_table(table.headers, table.rows, right=table.right, spare=table.spare)
+            for note in dict.fromkeys(table.note for table in tables if table.note):
+                say(note)
         say(measured.summary)
         for warning in measured.warnings:
             say(f"warning: {warning}", level="warning")
 
-    def finish(self, judged: Evaluated, measured: Scored) -> None:
-        """Write the page, after all that was measured is said, because it may fail; then hold to the limits."""
+    def finish(self, judged: Evaluated, measured: Scored, *, draw: Callable[[], None] | None = None) -> None:
+        """Write the page and the chart, then hold to the limits, which are judged also when a picture fails."""
         from pipeline.evaluate.demands import find_unmet
+
+        try:
+            self._write_page(judged)
+            if draw is not None:
+                draw()
+        finally:
+            unmet = find_unmet(self.demands, measured.scores)
+            for sentence in unmet:
+                say(f"not good enough: {sentence}", level="error")
+        if unmet:
+            raise typer.Exit(3)
+
+    def _write_page(self, judged: Evaluated) -> None:
         from pipeline.evaluate.page import Pictures, write_page
 
         report, settings = self.places.report, self.settings
@@ -221,11 +243,6 @@ class Evaluation:
             pictures = Pictures(image_root=settings.image_root, allow_private_hosts=settings.allow_private_hosts)
             missing = write_page(report, judged, pictures, seed=settings.demands.seed)
             say(f"the page is in {report}" + (f"; {missing}" if missing else ""))
-        unmet = find_unmet(self.demands, measured.scores)
-        for sentence in unmet:
-            say(f"not good enough: {sentence}", level="error")
-        if unmet:
-            raise typer.Exit(3)
 
 
 def _read_settings(options: Mapping[str, Any]) -> EvaluationSettings:

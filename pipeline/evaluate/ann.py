@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.errors import ModelError
 from pipeline.evaluate.metrics import estimate_mean
-from pipeline.evaluate.tables import Table, show, show_measure
+from pipeline.evaluate.tables import Table, note_methods, show, show_measure
 from pipeline.records import EXACT_ROWS
 
 if TYPE_CHECKING:
@@ -121,7 +121,10 @@ def tabulate(measured: IndexRecall) -> list[Table]:
         ("exact", "1.0000", "", *_times(measured.exact)),
     )
     headers = ("search", "recall@10", "95 %", "median ms", "p95 ms")
-    return [Table(title=measured.model, headers=headers, rows=rows, right=(1, 2, 3, 4))]
+    note = note_methods([measured.recall])
+    return [
+        Table(title="Searches by the index and without", headers=headers, rows=rows, right=(1, 2, 3, 4), note=note)
+    ]
 
 
 def _times(latency: Latency) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from pipeline.errors import ConfigError
 from pipeline.evaluate.gallery import cover, leave_out_trained, open_judged
 from pipeline.evaluate.metrics import MEASURES, estimate, estimate_difference, sign_flip_p
 from pipeline.evaluate.retrieval import DIRECTIONS, leave_out_untitled, rank_titles, score
-from pipeline.evaluate.tables import Table, say_coverage, show_measure, show_p, warn_of_trained
+from pipeline.evaluate.tables import Table, note_methods, say_coverage, show_measure, show_p, warn_of_trained
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,35 +52,58 @@ class Contest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What was measured; its fields are the keys of `catvec evaluate compare --json`."""
+    """What was measured; its fields are the keys of `catvec evaluate compare --json`.
+
+    `unstated` are the models that do not state what they were trained on.
+    """
 
     first: str
     second: str
     coverage: Coverage
     text_to_image: Contest
     image_to_text: Contest
+    unstated: tuple[str, ...]
     warnings: tuple[str, ...]
 
     @property
     def summary(self) -> str:
         """Which products were judged, and which model is better."""
-        return f"{say_coverage(self.coverage, 'a title')}\n{self.decision}"
+        return f"{self.judged}\n{self.decision}: {self.differences}"
+
+    @property
+    def judged(self) -> str:
+        """Which products were judged."""
+        return say_coverage(self.coverage, "a title", unstated=self.unstated)
 
     @property
     def decision(self) -> str:
-        """Whether one finds more than the other, in a sentence for people."""
-        contest = self.text_to_image
-        difference, p = contest.difference["recall@1"].value, contest.p["recall@1"]
-        if p >= SURE:
-            return (
-                f"{self.first} and {self.second} differ by {abs(difference):.3f} in recall@1, text → image: "
-                f"chance alone gives as much (p {show_p(p)})"
-            )
-        better, worse = (self.second, self.first) if difference > 0 else (self.first, self.second)
-        return (
-            f"{better} finds {abs(difference):.3f} more of the texts at once than {worse}; chance alone rarely gives "
-            f"as much (p {show_p(p)})"
+        """Whether one finds more than the other, and which way, in a sentence for people."""
+        better = {words: self._better(getattr(self, key)) for key, words in DIRECTIONS.items()}
+        first, second = (
+            [words for words, name in better.items() if name == own] for own in (self.first, self.second)
         )
+        if first and second:
+            return f"{self.first} finds more {first[0]}, {self.second} more {second[0]}"
+        if not first and not second:
+            return f"{self.first} and {self.second} show no sure difference"
+        names = (self.first, self.second) if first else (self.second, self.first)
+        ways = first or second
+        return f"{names[0]} finds more than {names[1]}" + (f", {ways[0]} only" if len(ways) == 1 else " both ways")
+
+    def _better(self, contest: Contest) -> str | None:
+        if contest.p["recall@1"] >= SURE:
+            return None
+        return self.second if contest.difference["recall@1"].value > 0 else self.first
+
+    @property
+    def differences(self) -> str:
+        """What the decision rests on: how much more the second finds at once, and how sure that is."""
+        contests = {words: getattr(self, key) for key, words in DIRECTIONS.items()}
+        said = [
+            f"{words} {contest.difference['recall@1'].value:+.3f} (p {show_p(contest.p['recall@1'])})"
+            for words, contest in contests.items()
+        ]
+        return f"recall@1 of {self.second} less that of {self.first} is {', '.join(said)}"
 
     @property
     def scores(self) -> Mapping[str, float]:
@@ -116,7 +139,9 @@ def evaluate_comparison(url: str, first: Question, second: Question, progress: P
     one, untitled = leave_out_untitled(one)
     other, _ = leave_out_untitled(other)
     ranked = rank_titles(one.gallery, one.encoder, progress), rank_titles(other.gallery, other.encoder, progress)
-    coverage = cover(one, left_out_trained=trained, left_out_unanswered=untitled)
+    coverage = cover(
+        replace(one, trained=_either_trained(one, other)), left_out_trained=trained, left_out_unanswered=untitled
+    )
     progress.begin("resampling")
     comparison = Comparison(
         first=one.model.name,
@@ -126,6 +151,7 @@ def evaluate_comparison(url: str, first: Question, second: Question, progress: P
         image_to_text=_contest(
             ranked[0].ranks.products, ranked[1].ranks.products, len(ranked[0].texts), seed=first.seed
         ),
+        unstated=tuple(judged.model.name for judged in (one, other) if judged.trained is None),
         warnings=tuple(
             sentence
             for each in (one, other)
@@ -151,11 +177,10 @@ def _pair(first: Judged, second: Judged) -> tuple[Judged, Judged]:
 
 def _leave_out_trained(first: Judged, second: Judged, *, include: bool) -> tuple[tuple[Judged, Judged], int]:
     """The products that neither was trained on, and how many one of them was. Raises as `leave_out_trained`."""
-    known = [judged.trained for judged in (first, second) if judged.trained is not None]
-    if include or not known:
+    either = _either_trained(first, second)
+    if include or either is None:
         return (first, second), 0
-    either: NDArray[np.bool_] = np.logical_or.reduce(known)
-    if either.all() and not any(trained.all() for trained in known):
+    if either.all() and not any(judged.trained is not None and judged.trained.all() for judged in (first, second)):
         raise ConfigError(
             f"each of the {len(either):,} products was learned by model {first.model.name!r} or "
             f"{second.model.name!r}, so none is left to judge both by",
@@ -164,6 +189,13 @@ def _leave_out_trained(first: Judged, second: Judged, *, include: bool) -> tuple
     for judged in (first, second):
         leave_out_trained(judged, include=False)
     return (first.keep(~either), second.keep(~either)), int(either.sum())
+
+
+def _either_trained(first: Judged, second: Judged) -> NDArray[np.bool_] | None:
+    """Which products [P] one of the models at least was trained on; None when neither says."""
+    known = [judged.trained for judged in (first, second) if judged.trained is not None]
+    either: NDArray[np.bool_] | None = np.logical_or.reduce(known) if known else None
+    return either
 
 
 def _contest(first: NDArray[np.int64], second: NDArray[np.int64], candidates: int, *, seed: int) -> Contest:
@@ -199,5 +231,6 @@ def tabulate(comparison: Comparison) -> list[Table]:
         rows.append(("only this one right", f"{contest.only_first:,}", f"{contest.only_second:,}", "", "", ""))
         rows.append(("queries", f"{contest.queries:,}", f"{contest.queries:,}", "", "", ""))
         headers = (words, comparison.first, comparison.second, "difference", "95 %", "p")
-        tables.append(Table(title=words, headers=headers, rows=tuple(rows), right=(1, 2, 3, 4, 5)))
+        note = note_methods(contest.difference.values())
+        tables.append(Table(title=words, headers=headers, rows=tuple(rows), right=(1, 2, 3, 4, 5), note=note))
     return tables

@@ -74,20 +74,13 @@ def show_retrieval(judged: RetrievalJudged, *, seed: int) -> list[Section]:
     """Hits and misses in both directions."""
     sides = [_Named(model=None, ranked=judged.ranked)]
     texts, products = judged.ranked.ranks.texts == 1, judged.ranked.ranks.products == 1
-    lead = "A random sample. Green is right: any product of that title."
+    green = "Green is right: any product of that title."
+    nearest = "With the nearest titles."
     return [
-        *_section("Texts that found their product at once", lead, _ask_texts(sides, _pick(texts, seed))),
-        *_section("Texts that did not", lead, _ask_texts(sides, _pick(~texts, seed))),
-        *_section(
-            "Products that found their title at once",
-            "A random sample, with the nearest titles.",
-            _ask_products(sides, _pick(products, seed)),
-        ),
-        *_section(
-            "Products that did not",
-            "A random sample, with the nearest titles; their own stands under the picture.",
-            _ask_products(sides, _pick(~products, seed)),
-        ),
+        *_texts("Texts that found their product at once", green, sides, texts, seed),
+        *_texts("Texts that did not", green, sides, ~texts, seed),
+        *_products("Products that found their title at once", nearest, sides, products, seed),
+        *_products("Products that did not", f"{nearest} Their own is under the picture.", sides, ~products, seed),
     ]
 
 
@@ -95,13 +88,10 @@ def show_zero_shot(judged: ZeroShotJudged, *, seed: int) -> list[Section]:
     """Products that were given their label, and others."""
     sides = [_Named(model=None, ranked=judged.ranked)]
     is_right = judged.given == judged.ranked.text_of
+    nearest = "With the nearest labels."
     return [
-        *_section("Right", "A random sample, with the nearest labels.", _ask_products(sides, _pick(is_right, seed))),
-        *_section(
-            "Wrong",
-            "A random sample, with the nearest labels; what is true is green.",
-            _ask_products(sides, _pick(~is_right, seed)),
-        ),
+        *_products("Right", nearest, sides, is_right, seed),
+        *_products("Wrong", f"{nearest} What is true is green.", sides, ~is_right, seed),
     ]
 
 
@@ -113,19 +103,35 @@ def show_comparison(judged: ComparisonJudged, *, seed: int) -> list[Section]:
     ]
     texts = [side.ranked.ranks.texts == 1 for side in sides]
     products = [side.ranked.ranks.products == 1 for side in sides]
-    lead = "A random sample of the disagreements. Green is right."
+    lead, both = "Green is right.", ((0, 1), (1, 0))
     sections = []
-    for mine, other in ((0, 1), (1, 0)):
-        asked = _ask_texts(sides, _pick(texts[mine] & ~texts[other], seed))
-        sections += _section(f"Texts that only {names[mine]} finds", lead, asked)
-    for mine, other in ((0, 1), (1, 0)):
-        asked = _ask_products(sides, _pick(products[mine] & ~products[other], seed))
-        sections += _section(f"Products whose title only {names[mine]} finds", lead, asked)
+    for mine, other in both:
+        title = f"Texts that only {names[mine]} finds"
+        sections += _texts(title, lead, sides, texts[mine] & ~texts[other], seed)
+    for mine, other in both:
+        title = f"Products whose title only {names[mine]} finds"
+        sections += _products(title, lead, sides, products[mine] & ~products[other], seed)
     return sections
 
 
-def _section(title: str, lead: str, examples: Sequence[Example]) -> list[Section]:
-    return [Section(title=title, lead=lead, examples=tuple(examples))] if examples else []
+def _texts(title: str, lead: str, sides: Sequence[_Named], wanted: NDArray[np.bool_], seed: int) -> list[Section]:
+    return _section(title, lead, _ask_texts(sides, _pick(wanted, seed)), of=int(wanted.sum()))
+
+
+def _products(title: str, lead: str, sides: Sequence[_Named], wanted: NDArray[np.bool_], seed: int) -> list[Section]:
+    return _section(title, lead, _ask_products(sides, _pick(wanted, seed)), of=int(wanted.sum()))
+
+
+def _section(title: str, lead: str, examples: Sequence[Example], *, of: int) -> list[Section]:
+    if not examples:
+        return []
+    if of == 1:
+        shown = "The only one"
+    elif of == len(examples):
+        shown = f"All {of:,}"
+    else:
+        shown = f"{len(examples)} of {of:,}, chosen at random"
+    return [Section(title=title, lead=f"{shown}. {lead}", examples=tuple(examples))]
 
 
 def _pick(wanted: NDArray[np.bool_], seed: int) -> NDArray[np.int64]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import compress
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from pipeline.progress import Progress
     from pipeline.store.connect import Connection, Session
     from pipeline.store.models import StoredModel
-
-logger = logging.getLogger(__name__)
 
 TEXTS_AT_ONCE: Final = 1_000
 """texts between two words of progress"""
@@ -212,10 +209,7 @@ def leave_out_trained(judged: Judged, *, include: bool) -> tuple[Judged, int]:
 
     Raises ModelError when none is left.
     """
-    if judged.trained is None:
-        logger.info("model %s does not say which products it was trained on", judged.model.name)
-        return judged, 0
-    if include or not judged.trained.any():
+    if include or judged.trained is None or not judged.trained.any():
         return judged, 0
     if judged.trained.all():
         raise ModelError(

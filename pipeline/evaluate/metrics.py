@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import numpy as np
 
@@ -22,18 +22,24 @@ RESAMPLES: Final = 1_000
 """of the bootstrap: the ends of a 95 % interval then vary by a hundredth or two of its width from seed to seed"""
 CONFIDENCE: Final = (2.5, 97.5)
 """percentiles of a 95 % interval"""
+SAME: Final = 1e-9
+"""spread of means that differ by rounding alone"""
 FLIPS: Final = 10_000
 """of the sign-flip test: the least p that it can give is 1 in 10,001"""
 FLIPS_AT_ONCE: Final = 256
 
 
+Method: TypeAlias = Literal["bootstrap", "wilson"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What was measured, and the 95 % interval around it."""
+    """What was measured, and the 95 % interval around it, with the method that gave the interval."""
 
     value: float
     low: float
     high: float
+    method: Method
 
 
 def measure(ranks: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -45,20 +51,19 @@ def measure(ranks: NDArray[np.int64]) -> NDArray[np.float64]:
 def estimate(ranks: NDArray[np.int64], *, seed: int) -> Mapping[str, Estimate]:
     """Each of MEASURES with its interval, by the percentile bootstrap over the queries (Efron 1979)."""
     drawn = np.array([measure(ranks[draw]) for draw in _draws(len(ranks), seed)])
-    return _estimates(measure(ranks), drawn)
+    return _estimates(measure(ranks), drawn, len(ranks), least=0)
 
 
 def estimate_difference(first: NDArray[np.int64], second: NDArray[np.int64], *, seed: int) -> Mapping[str, Estimate]:
     """Each of MEASURES of `second` minus that of `first`, ranks [N] of the same queries, drawn together."""
     drawn = np.array([measure(second[draw]) - measure(first[draw]) for draw in _draws(len(first), seed)])
-    return _estimates(measure(second) - measure(first), drawn)
+    return _estimates(measure(second) - measure(first), drawn, len(first), least=-1)
 
 
 def estimate_mean(values: NDArray[np.float64], *, seed: int) -> Estimate:
-    """The mean of values [N] with its interval, by the same bootstrap."""
-    drawn = [values[draw].mean() for draw in _draws(len(values), seed)]
-    low, high = np.percentile(drawn, CONFIDENCE)
-    return Estimate(value=float(values.mean()), low=float(low), high=float(high))
+    """The mean of values [N] from 0 to 1 with its interval, by the same bootstrap."""
+    drawn = np.array([values[draw].mean() for draw in _draws(len(values), seed)])
+    return _estimate_mean(float(values.mean()), drawn, len(values), least=0)
 
 
 def _draws(count: int, seed: int) -> Iterator[NDArray[np.int64]]:
@@ -67,12 +72,37 @@ def _draws(count: int, seed: int) -> Iterator[NDArray[np.int64]]:
     return (generator.integers(0, count, count) for _ in range(RESAMPLES))
 
 
-def _estimates(values: NDArray[np.float64], drawn: NDArray[np.float64]) -> Mapping[str, Estimate]:
-    ends = np.percentile(drawn, CONFIDENCE, axis=0)
-    return {
-        name: Estimate(value=float(value), low=float(low), high=float(high))
-        for name, value, low, high in zip(MEASURES, values, *ends, strict=True)
+def _estimates(
+    values: NDArray[np.float64], drawn: NDArray[np.float64], queries: int, *, least: int
+) -> Mapping[str, Estimate]:
+    means = {
+        name: _estimate_mean(float(value), column, queries, least=least)
+        for name, value, column in zip(SHARES, values, drawn.T, strict=False)
     }
+    # where all have one rank, more of them would hardly have another in the middle
+    return means | {MEASURES[-1]: _between(float(values[-1]), drawn[:, -1])}
+
+
+def _estimate_mean(value: float, drawn: NDArray[np.float64], count: int, *, least: int) -> Estimate:
+    """The mean of `count` values from `least` to 1 which, drawn anew, had the means `drawn` [RESAMPLES].
+
+    Values that are all the same leave the bootstrap no width. Then Wilson's interval says how many that were not
+    asked may be otherwise, and those may be anything; for shares it is his interval itself.
+    """
+    if np.ptp(drawn) > SAME:
+        return _between(value, drawn)
+    otherwise = 1 - wilson_interval(count, count)[0]
+    return Estimate(
+        value=value,
+        low=value + otherwise * (least - value),
+        high=value + otherwise * (1 - value),
+        method="wilson",
+    )
+
+
+def _between(value: float, drawn: NDArray[np.float64]) -> Estimate:
+    low, high = np.percentile(drawn, CONFIDENCE)
+    return Estimate(value=value, low=float(low), high=float(high), method="bootstrap")
 
 
 def sign_flip_p(differences: NDArray[np.float64], *, seed: int) -> float:
@@ -98,4 +128,4 @@ def sign_flip_p(differences: NDArray[np.float64], *, seed: int) -> float:
 def share(right: int, of: int) -> Estimate:
     """`right` of `of` with Wilson's interval."""
     low, high = wilson_interval(right, of)
-    return Estimate(value=right / of, low=low, high=high)
+    return Estimate(value=right / of, low=low, high=high, method="wilson")

@@ -13,9 +13,10 @@ from pipeline.evaluate.ann import IndexRecall
 from pipeline.evaluate.compare import ComparisonJudged
 from pipeline.evaluate.examples import show_comparison, show_retrieval, show_zero_shot
 from pipeline.evaluate.retrieval import DIRECTIONS, RetrievalJudged
-from pipeline.evaluate.tables import say_coverage, show_measure
+from pipeline.evaluate.tables import say_coverage, show, show_interval
 from pipeline.evaluate.zero_shot import ZeroShotJudged
 from pipeline.files import write_atomically
+from pipeline.intervals import say_percent
 from pipeline.report import words
 from pipeline.report.data import Card, Count
 from pipeline.report.page import render
@@ -200,11 +201,11 @@ def _sheet(judged: Evaluated, seed: int) -> Sheet:
 def _retrieval(judged: RetrievalJudged, seed: int) -> Sheet:
     found = judged.retrieval
     directions = {name: getattr(found, key) for key, name in DIRECTIONS.items()}
+    texts, products = (say_percent(direction.measures["recall@1"].value) for direction in directions.values())
     return Sheet(
         command="retrieval",
         subject=found.model,
-        headline=f"{found.text_to_image.measures['recall@1'].value:.0%} of titles find their product at once, "
-        f"{found.image_to_text.measures['recall@1'].value:.0%} of products their title",
+        headline=f"{texts} of titles find their product at once, {products} of products their title",
         sentence=f"{_capital(say_coverage(found.coverage, 'a title'))}.",
         warnings=found.warnings,
         bars=tuple(
@@ -223,11 +224,11 @@ def _zero_shot(judged: ZeroShotJudged, seed: int) -> Sheet:
     return Sheet(
         command="zero-shot",
         subject=found.model,
-        headline=f"{found.top1.value:.0%} of products get the right {found.attribute}",
+        headline=f"{say_percent(found.top1.value)} of products get the right {found.attribute}",
         sentence=f"{_capital(say_coverage(found.coverage, 'a label'))}. Always the most frequent label: "
-        f"{found.largest_class:.0%}.",
+        f"{say_percent(found.largest_class)}.",
         warnings=found.warnings,
-        bars=(_bar("top-1 accuracy", found.top1), _bar("top-5 accuracy", found.top5)),
+        bars=tuple(_bar(name, measured) for name, measured in zero_shot.name_accuracies(found)),
         tables=zero_shot.tabulate(found),
         confusion=_confusion(found) if len(found.classes) <= MOST_LABELS else (),
         sections=show_zero_shot(judged, seed=seed),
@@ -242,7 +243,7 @@ def _comparison(judged: ComparisonJudged, seed: int) -> Sheet:
         command="compare",
         subject=f"{found.first} and {found.second}",
         headline=found.decision,
-        sentence=f"{_capital(say_coverage(found.coverage, 'a title'))}.",
+        sentence=f"{_capital(found.differences)}. {_capital(found.judged)}.",
         warnings=found.warnings,
         bars=tuple(
             _bar(f"recall@1, {name}: {model}", measures["recall@1"])
@@ -259,7 +260,7 @@ def _index(found: IndexRecall) -> Sheet:
     return Sheet(
         command="index",
         subject=found.model,
-        headline=f"Searches find {found.recall.value:.1%} of the truly nearest products",
+        headline=f"Searches find {say_percent(found.recall.value, 1)} of the truly nearest products",
         sentence=f"{_capital(found.summary)}.",
         warnings=found.warnings,
         bars=(_bar("recall@10", found.recall),),
@@ -273,11 +274,10 @@ def _capital(sentence: str) -> str:
 
 
 def _bar(name: str, measured: Estimate) -> Bar:
-    value, interval = show_measure(name, measured)
     return Bar(
         name=name,
-        words=value,
-        interval=interval,
+        words=show(measured.value),
+        interval=show_interval(name, measured),
         value=round(100 * measured.value, 2),
         low=round(100 * measured.low, 2),
         width=round(100 * (measured.high - measured.low), 2),

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from pipeline.records import SAME_SIMILARITY
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES: Final = 64 * 2**20
 """of similarities at once, float32: 160 texts beside 100,000 images. Four times as much was not faster"""
-SAME: Final = 1e-6
-"""difference of two similarities that are the same, as in store/recall.py: matrix products round by the block"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -56,7 +56,7 @@ def rank(
     gallery: Gallery, text_vectors: NDArray[np.float32], text_of: NDArray[np.int64], progress: Progress
 ) -> Ranks:
     """Compare every text with every image; the rank of a text that no product has means nothing."""
-    own = _own_similarities(gallery, text_vectors, text_of) - SAME
+    own = _own_similarities(gallery, text_vectors, text_of) - SAME_SIMILARITY
     products = np.ones(len(gallery), dtype=np.int64)
     texts = np.empty(len(text_vectors), dtype=np.int64)
     nearest = np.full(len(gallery), -np.inf, dtype=np.float32)
@@ -71,7 +71,7 @@ def rank(
         np.maximum.at(best, columns, similarities[right, columns])
         # what is right stands in nobody's way
         similarities[right, columns] = -np.inf
-        texts[start:end] = 1 + np.count_nonzero(similarities >= best - SAME, axis=0)
+        texts[start:end] = 1 + np.count_nonzero(similarities >= best - SAME_SIMILARITY, axis=0)
         products += np.count_nonzero(similarities >= own[:, None], axis=1)
         _keep_nearest(similarities, start, nearest, next_texts)
         progress.step(end, len(text_vectors), unit="texts")

@@ -16,7 +16,7 @@ from pipeline.errors import ConfigError
 from pipeline.evaluate.gallery import cover, encode_texts, leave_out_trained, open_judged
 from pipeline.evaluate.metrics import MEASURES, SHARES, estimate
 from pipeline.evaluate.ranking import Ranked, rank
-from pipeline.evaluate.tables import Table, say_coverage, show, show_measure, warn_of_trained
+from pipeline.evaluate.tables import Table, note_methods, say_coverage, show, show_measure, warn_of_trained
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -202,7 +202,13 @@ def tabulate(retrieval: Retrieval) -> list[Table]:
     rows.append(("queries", *(cell for column in columns for cell in (f"{column.queries:,}", ""))))
     rows.append(("candidates", *(cell for column in columns for cell in (f"{column.candidates:,}", ""))))
     headers = ("measure", "text → image", "95 %", "image → text", "95 %")
-    whole = Table(title="All products", headers=headers, rows=tuple(rows), right=(1, 2, 3, 4))
+    whole = Table(
+        title="All products",
+        headers=headers,
+        rows=tuple(rows),
+        right=(1, 2, 3, 4),
+        note=note_methods(found for column in columns for found in column.measures.values()),
+    )
     return [whole, *([_tabulate_groups(retrieval)] if retrieval.groups else [])]
 
 
@@ -215,8 +221,14 @@ def _tabulate_groups(retrieval: Retrieval) -> Table:
             first = show_measure("recall@1", direction.measures["recall@1"])
             rows.append((group.value or "–", words, f"{direction.queries:,}", *first, *rest))
     headers = (str(retrieval.by), "direction", "queries", "recall@1", "95 %", *_names(MEASURES[1:]))
+    shown = [getattr(group, key).measures["recall@1"] for group in retrieval.groups for key in DIRECTIONS]
     return Table(
-        title=f"By {retrieval.by}", headers=headers, rows=tuple(rows), right=tuple(range(2, 9)), spare=(6, 5, 8)
+        title=f"By {retrieval.by}",
+        headers=headers,
+        rows=tuple(rows),
+        right=tuple(range(2, 9)),
+        spare=(6, 5, 8),
+        note=note_methods(shown),
     )
 
 

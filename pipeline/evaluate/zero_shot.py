@@ -15,7 +15,7 @@ from pipeline.errors import ConfigError
 from pipeline.evaluate.gallery import cover, leave_out_trained, open_judged
 from pipeline.evaluate.metrics import share
 from pipeline.evaluate.ranking import Ranked, rank
-from pipeline.evaluate.tables import Table, say_coverage, show, show_measure, warn_of_trained
+from pipeline.evaluate.tables import Table, say_coverage, show, show_interval, warn_of_trained
 from pipeline.labels import plain
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 SCORES: Final = ("top1", "top5", "macro_f1", "precision", "recall", "f1")
 """the last three for one label each, as in dress:recall"""
+FIVE: Final = 5
 SHOWN_VALUES: Final = 5
 
 
@@ -52,9 +53,9 @@ class Class:
 class ZeroShot:
     """What was measured; its fields are the keys of `catvec evaluate zero-shot --json`.
 
-    `largest_class` is the share that always giving the most frequent label would reach. `confusion[i][j]` products of
-    `classes[i]` were given the label of `classes[j]`. `unknown_values` are values that are no label, and their
-    products.
+    `top5` is None with 5 labels or fewer, of which five are always right. `largest_class` is the share that always
+    giving the most frequent label would reach. `confusion[i][j]` products of `classes[i]` were given the label of
+    `classes[j]`. `unknown_values` are values that are no label, and their products.
     """
 
     model: str
@@ -62,7 +63,7 @@ class ZeroShot:
     attribute: str
     truth: str
     top1: Estimate
-    top5: Estimate
+    top5: Estimate | None
     macro_f1: float
     largest_class: float
     classes: tuple[Class, ...]
@@ -78,7 +79,9 @@ class ZeroShot:
     @property
     def scores(self) -> Mapping[str, float]:
         """What --fail-under can ask for; a label of no product, or given to none, has no score to fall short of."""
-        named = {"top1": self.top1.value, "top5": self.top5.value, "macro_f1": self.macro_f1}
+        named = {"top1": self.top1.value, "macro_f1": self.macro_f1}
+        if self.top5 is not None:
+            named["top5"] = self.top5.value
         for entry in self.classes:
             values = {"precision": entry.precision, "recall": entry.recall, "f1": entry.f1}
             named |= {f"{entry.label}:{name}": value for name, value in values.items() if value is not None}
@@ -105,6 +108,11 @@ def choose_attribute(path: Path, name: str | None) -> Attribute:
         asked = "there is no --attribute" if name is None else f"--attribute is {name!r}"
         raise ConfigError(f"{asked}, expected one of those in {str(path)!r}: {known}")
     return found[0]
+
+
+def known_scores(attribute: Attribute) -> tuple[str, ...]:
+    """Those of SCORES that can fall short: the right one of 5 labels or fewer is always among the first five."""
+    return tuple(name for name in SCORES if name != "top5" or len(attribute.labels) > FIVE)
 
 
 def evaluate_zero_shot(
@@ -192,7 +200,7 @@ def _summarise(confusion: NDArray[np.int64], ranks: NDArray[np.int64]) -> dict[s
     f1 = 2 * confusion.diagonal() / np.maximum(1, sought + confusion.sum(axis=0))
     return {
         "top1": share(int((ranks <= 1).sum()), products),
-        "top5": share(int((ranks <= 5).sum()), products),
+        "top5": share(int((ranks <= FIVE).sum()), products) if len(confusion) > FIVE else None,
         # labels that no product has say nothing of the model but by what they took from others
         "macro_f1": float(f1[sought > 0].mean()),
         "largest_class": float(sought.max() / products),
@@ -225,11 +233,19 @@ def _divide(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
+def name_accuracies(zero_shot: ZeroShot) -> list[tuple[str, Estimate]]:
+    """The shares that are right at once, and among the first five where that says something, in words."""
+    named = (("top-1 accuracy", zero_shot.top1), ("top-5 accuracy", zero_shot.top5))
+    return [(name, measured) for name, measured in named if measured is not None]
+
+
 def tabulate(zero_shot: ZeroShot) -> list[Table]:
     """The shares that are right, and a line for each label."""
     rows = (
-        ("top-1 accuracy", *show_measure("top1", zero_shot.top1)),
-        ("top-5 accuracy", *show_measure("top5", zero_shot.top5)),
+        *(
+            (name, show(measured.value), show_interval(name, measured))
+            for name, measured in name_accuracies(zero_shot)
+        ),
         ("macro F1", show(zero_shot.macro_f1), ""),
         ("always the largest class", show(zero_shot.largest_class), ""),
         ("products", f"{zero_shot.coverage.products:,}", ""),

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.errors import ModelError
-from pipeline.files import write_atomically
+from pipeline.errors import ConfigError, ModelError
+from pipeline.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,6 +54,35 @@ class Head:
         for weights, bias in self.layers:
             total.update(f"{weights.shape}".encode() + weights.tobytes() + bias.tobytes())
         return total.hexdigest()
+
+
+def check_head_path(path: Path, option: str) -> None:
+    """Raise ConfigError unless a head can stand at `path`, the value of `option`; to be asked before any work.
+
+    catvec tag knows a head by its name, and what is no head is not replaced by one.
+    """
+    if path.suffix != SUFFIX:
+        raise ConfigError(
+            f"{option} is {str(path)!r}, expected a name that ends in {SUFFIX}",
+            hint=f"name it for example {path.stem}{SUFFIX}",
+        )
+    check_writable(path, option)
+    if path.exists() and not _is_head(path):
+        raise ConfigError(
+            f"{option} is {str(path)!r}, which is no head of catvec's and would be replaced by one",
+            hint="name another file, or remove that one",
+        )
+
+
+def _is_head(path: Path) -> bool:
+    """Also one of another release, or with damaged matrices."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            return METADATA in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
 
 
 def write_head(path: Path, head: Head) -> None:

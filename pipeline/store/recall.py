@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
+from pipeline.records import SAME_SIMILARITY
 from pipeline.store.build import VIEWED
 from pipeline.store.connect import require_vector
 
@@ -29,8 +30,6 @@ LEAST_QUERIES = 10
 AT_ONCE = 10
 """queries in one transaction, which holds a lock on the model's row: some tens of milliseconds, so that a switch of
 the active model is not kept waiting"""
-SAME = 1e-6
-"""difference of two similarities that are the same: equal ones have no order"""
 
 # the keys are SHA-256 sums, so the first of them are as good a sample as any, and the same one every time
 SAMPLE = """
@@ -230,7 +229,9 @@ def recall(expected: Sequence[float], found: Iterable[float]) -> float:
     """The share of what is expected that was found, both as similarities: of equal ones any will do."""
     if not expected:
         return 1.0
-    return min(len(expected), sum(similarity >= expected[-1] - SAME for similarity in found)) / len(expected)
+    return min(len(expected), sum(similarity >= expected[-1] - SAME_SIMILARITY for similarity in found)) / len(
+        expected
+    )
 
 
 def summarise(seconds: Sequence[float]) -> Latency:

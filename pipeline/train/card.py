@@ -76,7 +76,9 @@ def _metrics(record: Record) -> list[str]:
     return [
         f"On {record.data['images judged on']:,} images of products kept apart, at step {record.best_step:,} of "
         f"{record.steps:,}, the best one by Recall@1. An image looks for its title among all different ones, a title "
-        "for any image that has it; Recall@K without a direction is the mean of both.",
+        "for any image that has it; Recall@K without a direction is the mean of both. Each image counts by itself: "
+        "`catvec evaluate retrieval` asks each product once, finds it by the nearest of its images, and looks among "
+        "as many products as the database holds, so its numbers are others.",
         "",
         *_table("metric", "value", {name: f"{value:.4f}" for name, value in record.metrics.items()}),
     ]

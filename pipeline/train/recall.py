@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import torch
 
+from pipeline.records import SAME_SIMILARITY
 from pipeline.train.tokens import tokenize_titles
 
 if TYPE_CHECKING:
@@ -52,8 +53,9 @@ class Judge:
     def measure(self, objective: Objective) -> dict[str, float] | None:
         """Recall@1, 5 and 10 both ways and their means, by name: `recall@1`, `image_to_text_recall@1` …
 
-        An image looks for its title among all different ones, a title for any image that has it. Equal similarities
-        count as wrong. None when a vector is not finite.
+        An image looks for its title among all different ones, a title for any image that has it, where
+        `catvec evaluate` asks and finds products. Equal similarities count as wrong. None when a vector is not
+        finite.
         """
         similarity = self._encode_images(objective) @ self._encode_titles(objective).T
         if not torch.isfinite(similarity).all():
@@ -62,10 +64,10 @@ class Judge:
         own = similarity[torch.arange(len(of_pairs)), of_pairs]
         is_own = torch.zeros_like(similarity, dtype=torch.bool)
         is_own[torch.arange(len(of_pairs)), of_pairs] = True
-        # ranks from 1: how many others are as near as the own one
-        image_ranks = 1 + ((similarity >= own[:, None]) & ~is_own).sum(dim=1)
+        # ranks from 1, as catvec evaluate counts them: how many others are as near as the own one
+        image_ranks = 1 + ((similarity >= own[:, None] - SAME_SIMILARITY) & ~is_own).sum(dim=1)
         best = similarity.masked_fill(~is_own, -torch.inf).amax(dim=0)
-        title_ranks = 1 + ((similarity >= best[None, :]) & ~is_own).sum(dim=0)
+        title_ranks = 1 + ((similarity >= best[None, :] - SAME_SIMILARITY) & ~is_own).sum(dim=0)
         found: dict[str, float] = {}
         for k in AT:
             by_image, by_title = (_share(ranks <= k) for ranks in (image_ranks, title_ranks))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.fixtures.judged import Judged, measures, naive_ranks, rows, trained_copy, values
+from tests.fixtures.judged import Judged, documented, measures, naive_ranks, rows, trained_copy, values
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +30,9 @@ def test_two_models_are_compared_by_the_same_products(catvec: Catvec, changeable
     found = outcome.json()
     ranks = {name: naive_ranks(judged, name) for name in ("one", "two")}
     assert outcome.code == 0
-    assert found["coverage"]["products"] == 28
+    assert set(found) == documented("`evaluate compare`")
+    assert set(found["text_to_image"]) == documented("a contest")
+    assert (found["coverage"]["products"], found["unstated"]) == (28, ["one", "two"])
     for place, direction in enumerate(("text_to_image", "image_to_text")):
         first, second = (list(ranks[name][place].values()) for name in ("one", "two"))
         contest = found[direction]
@@ -67,6 +69,7 @@ def test_comparing_leaves_out_what_either_was_trained_on(catvec: Catvec, judged:
         "left_out_trained": 10,
         "left_out_unanswered": 1,
     }
+    assert outcome.json()["unstated"] == ["two"]
 
 
 def test_models_that_learned_from_all_products_between_them_are_not_compared(

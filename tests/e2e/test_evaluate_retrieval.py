@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.fixtures.judged import Judged, measures, naive_ranks, rows, trained_copy, values
+from tests.fixtures.judged import Judged, documented, measures, naive_ranks, rows, trained_copy, values
 from tests.fixtures.roles import READER, grant, login
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ def test_retrieval_equals_a_recomputation(catvec: Catvec, judged: Judged) -> Non
         for estimate in found[direction]["measures"].values():
             assert estimate["low"] <= estimate["value"] <= estimate["high"]
     assert outcome.err.splitlines()[-1] == (
-        "model one, judged by 29 products with 32 images; left out: 1 without a title"
+        "model one, judged by 29 products with 32 images; left out: 1 without a title; "
+        "the model does not state what it was trained on"
     )
 
 
@@ -49,7 +50,12 @@ def test_groups_are_sought_among_all(catvec: Catvec, judged: Judged) -> None:
     of_texts, of_products = naive_ranks(judged, "one")
     sizes = {group["value"]: group["products"] for group in found["groups"]}
     assert list(sizes.items()) == [("bag", 10), ("mug", 10), ("dress", 9)]
+    assert set(found) == documented("`evaluate retrieval`")
+    assert set(found["coverage"]) == documented("`coverage`")
+    assert set(found["text_to_image"]) == documented("a direction")
+    assert set(found["text_to_image"]["measures"]["mrr"]) == documented("an estimate")
     for group in found["groups"]:
+        assert set(group) == documented("a group")
         products = {row["id"] for row in rows()[:-1] if row["category"] == group["value"]}
         texts = {judged.titles[product] for product in products}
         assert group["text_to_image"]["candidates"] == 29
@@ -129,7 +135,10 @@ def test_the_page_holds_hits_and_misses_as_pictures(catvec: Catvec, judged: Judg
     html = page.read_text(encoding="utf-8")
     assert outcome.err.splitlines()[-1] == f"the page is in {page}"
     assert html.count('src="data:image/jpeg;base64,') >= 20
-    assert "Texts that did not" in html
+    of_texts, _ = naive_ranks(judged, "one")
+    misses = sum(place > 1 for place in of_texts.values())
+    assert f'<h2>Texts that did not</h2>\n  <p class="lead">6 of {misses}, chosen at random. Green is' in html
+    assert re.search(r"All \d+ pictures are in it\.", html)
     assert "Products that did not" in html
     assert not re.search(r'(src|href)="(?!data:)', html)
 

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.models.encoder import load_encoder
 from pipeline.settings import ModelSettings
-from tests.fixtures.judged import Judged, rows, trained_copy
+from tests.fixtures.judged import Judged, documented, rows, trained_copy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +40,10 @@ def test_zero_shot_equals_a_recomputation(catvec: Catvec, judged: Judged, tmp_pa
     assert outcome.code == 0, outcome.err
     assert found["confusion"] == confusion.tolist()
     assert found["top1"]["value"] == pytest.approx(confusion.trace() / confusion.sum())
-    assert found["top5"]["value"] == 1.0
+    assert set(found) == documented("`evaluate zero-shot`")
+    assert set(found["classes"][0]) == documented("a class")
+    assert found["top5"] is None
+    assert "top-5" not in page.read_text(encoding="utf-8")
     assert found["unknown_values"] == {"green": 7}
     assert found["warnings"] == ["7 products are left out, because their colour is no label: 'green' (7)"]
     assert found["largest_class"] == pytest.approx(confusion.sum(axis=1).max() / confusion.sum())
@@ -48,14 +51,40 @@ def test_zero_shot_equals_a_recomputation(catvec: Catvec, judged: Judged, tmp_pa
     assert "What was taken for what" in page.read_text(encoding="utf-8")
 
 
-def test_zero_shot_is_held_to_limits_of_labels(catvec: Catvec, judged: Judged) -> None:
-    labels = judged.folder / "labels.yaml"
-    options = ("--attribute", "kind", "--truth", "category", "--fail-under", "mug:recall=-1")
+def test_zero_shot_is_held_to_limits_of_labels(catvec: Catvec, judged: Judged, tmp_path: Path) -> None:
+    """A model that has learned nothing does not tell six kinds apart: some label falls short of 1."""
+    labels = tmp_path / "labels.json"
+    labels.write_text('{"kind": {"labels": ["mug", "bag", "dress", "hat", "sock", "lamp"], "templates": ["{}"]}}')
+    limits = ("mug:recall=1", "bag:recall=1", "dress:recall=1", "top5=0", "macro_f1=0")
+    options = ("--truth", "category", *(word for limit in limits for word in ("--fail-under", limit)))
 
-    outcome = catvec("evaluate", "zero-shot", labels, "--db", judged.url, *options)
+    outcome = catvec("evaluate", "zero-shot", labels, "--db", judged.url, *options, "--json")
 
-    assert outcome.code == 0, outcome.err
-    assert [line.split()[0] for line in outcome.out.splitlines() if line.split()[:1] in (["mug"], ["bag"])]
+    found = outcome.json()
+    short = [entry for entry in found["classes"] if entry["recall"] is not None and entry["recall"] < 1]
+    assert outcome.code == 3
+    assert 0 < found["top5"]["low"] <= found["top5"]["value"] <= 1
+    assert [line for line in outcome.err.splitlines() if line.startswith("not good enough")] == [
+        f"not good enough: {entry['label']}:recall is {entry['recall']:.3f}, expected 1" for entry in short
+    ]
+
+
+def test_limits_are_judged_and_the_page_is_there_when_the_chart_fails(
+    catvec: Catvec, judged: Judged, tmp_path: Path
+) -> None:
+    labels, chart, page = judged.folder / "labels.yaml", tmp_path / "confusion.png", tmp_path / "page.html"
+    chart.symlink_to("/dev/full")
+    options = ("--attribute", "kind", "--truth", "category", "--chart", chart, "--report", page)
+
+    outcome = catvec("evaluate", "zero-shot", labels, "--db", judged.url, *options, "--fail-under", "top1=1")
+
+    firsts = [line.split()[0] for line in outcome.out.splitlines() if line.strip(" ─")]
+    assert firsts == ["measure", "top-1", "macro", "always", "products", "label", "mug", "bag", "dress"]
+    [limit, error] = outcome.err.splitlines()[-2:]
+    assert outcome.code == 2
+    assert limit.startswith("not good enough: top1 is ")
+    assert error == f"error: the chart cannot be written to {str(chart)!r}: No space left on device"
+    assert "What was taken for what" in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -84,7 +113,7 @@ def test_zero_shot_is_held_to_limits_of_labels(catvec: Catvec, judged: Judged) -
         (
             ("--attribute", "colour", "--fail-under", "recall@1=0.5"),
             2,
-            "--fail-under 'recall@1' is not measured, there are: top1, top5, macro_f1, precision, recall, f1",
+            "--fail-under 'recall@1' is not measured, there are: top1, macro_f1, precision, recall, f1",
             None,
         ),
     ],

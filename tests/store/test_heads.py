@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from pipeline.errors import ConfigError
 from pipeline.heads import HeadReport, train_head
-from pipeline.intervals import wilson_interval
 from pipeline.models.head import read_head
 from pipeline.models.probe import fit_layers
 from pipeline.search import EncoderChoice
@@ -135,6 +135,26 @@ def test_a_folder_that_is_not_there_is_refused_before_any_work(database_url: str
         train(database_url, tmp_path / "nowhere")
 
 
+def test_no_file_but_a_head_is_replaced(shop: Shop, database_url: str, tmp_path: Path) -> None:
+    fill(shop, by_largest)
+    table, weights = tmp_path / "precious.csv", tmp_path / "model.safetensors"
+    table.write_text("id,price\n1,2\n")
+    save_file({"weight": np.zeros(3)}, weights)
+    before = weights.read_bytes()
+
+    with pytest.raises(ConfigError) as named:
+        train(database_url, tmp_path, output=table)
+    with pytest.raises(ConfigError) as replaced:
+        train(database_url, tmp_path, output=weights)
+
+    assert named.value.message == f"--output is {str(table)!r}, expected a name that ends in .safetensors"
+    assert named.value.hint == "name it for example precious.safetensors"
+    assert replaced.value.message == (
+        f"--output is {str(weights)!r}, which is no head of catvec's and would be replaced by one"
+    )
+    assert (table.read_text(), weights.read_bytes()) == ("id,price\n1,2\n", before)
+
+
 def test_the_probe_is_where_the_loss_is_least() -> None:
     """Its gradient, by hand in float64, is zero."""
     generator = np.random.default_rng(4)
@@ -150,10 +170,3 @@ def test_the_probe_is_where_the_loss_is_least() -> None:
     wrong = odds - np.eye(3)[truth]
     np.testing.assert_allclose(wrong.T @ features / 200 + 0.01 * inner, 0, atol=1e-3)
     np.testing.assert_allclose(wrong.mean(axis=0), 0, atol=1e-3)
-
-
-def test_the_interval_is_wilsons() -> None:
-    """Brown, Cai and DasGupta 2001 print no table; these are of R's prop.test(…, correct = FALSE)."""
-    assert tuple(round(bound, 4) for bound in wilson_interval(8, 10)) == (0.4902, 0.9433)
-    assert tuple(round(bound, 4) for bound in wilson_interval(10, 10)) == (0.7225, 1.0)
-    assert tuple(round(bound, 4) for bound in wilson_interval(0, 10)) == (0.0, 0.2775)

@@ -12,18 +12,20 @@ import pytest
 
 from pipeline.errors import ConfigError
 from pipeline.evaluate import ranking
+from pipeline.evaluate.compare import Comparison, Contest
 from pipeline.evaluate.demands import find_unmet, parse_demands
-from pipeline.evaluate.gallery import Gallery
+from pipeline.evaluate.gallery import Coverage, Gallery
 from pipeline.evaluate.metrics import (
     MEASURES,
+    Estimate,
     estimate,
     estimate_difference,
     estimate_mean,
     measure,
-    share,
     sign_flip_p,
 )
 from pipeline.evaluate.ranking import rank
+from pipeline.evaluate.tables import note_methods, say_coverage, show, show_measure
 from pipeline.evaluate.zero_shot import confuse, report_classes
 from pipeline.progress import Progress
 
@@ -190,19 +192,107 @@ def test_the_sign_flip_test_of_hits_is_mcnemars() -> None:
     assert sign_flip_p(np.zeros(10), seed=0) == 1.0
 
 
+def contest(difference: float, p: float) -> Contest:
+    gained = {"recall@1": Estimate(value=difference, low=-1, high=1, method="bootstrap")}
+    return Contest(
+        queries=4,
+        candidates=4,
+        first={},
+        second={},
+        difference=gained,
+        p={"recall@1": p},
+        only_first=0,
+        only_second=0,
+    )
+
+
+def comparison(text_to_image: Contest, image_to_text: Contest) -> Comparison:
+    return Comparison(
+        first="old",
+        second="new",
+        coverage=Coverage(products=4, images=4, trained=0, left_out_trained=0, left_out_unanswered=0),
+        text_to_image=text_to_image,
+        image_to_text=image_to_text,
+        unstated=(),
+        warnings=(),
+    )
+
+
 @pytest.mark.parametrize(
-    ("right", "of", "low", "high"),
-    # Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I, method 3
-    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+    ("of_texts", "of_products", "decision"),
+    [
+        ((0.25, 1.0), (0.112, 0.0001), "new finds more than old, image → text only"),
+        ((-0.2, 0.01), (0.1, 0.5), "old finds more than new, text → image only"),
+        ((0.2, 0.01), (0.1, 0.02), "new finds more than old both ways"),
+        ((0.2, 0.01), (-0.1, 0.02), "old finds more image → text, new more text → image"),
+        ((0.2, 0.05), (-0.1, 0.06), "old and new show no sure difference"),
+    ],
 )
-def test_shares_have_wilsons_interval(right: int, of: int, low: float, high: float) -> None:
-    found = share(right, of)
+def test_a_comparison_is_decided_by_both_directions(
+    of_texts: tuple[float, float], of_products: tuple[float, float], decision: str
+) -> None:
+    found = comparison(contest(*of_texts), contest(*of_products))
 
-    assert (found.low, found.high) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
+    assert found.decision == decision
+    assert found.summary.startswith(
+        f"judged by 4 products with 4 images\n{decision}: recall@1 of new less that of old"
+    )
 
 
-def test_all_right_is_not_certainty() -> None:
-    assert share(20, 20).low == pytest.approx(1 - 0.1611, abs=5e-5)
+def test_a_comparison_says_what_its_decision_rests_on() -> None:
+    found = comparison(contest(-0.25, 1.0), contest(0.112, 0.0001))
+
+    assert found.differences == (
+        "recall@1 of new less that of old is text → image -0.250 (p 1.000), image → text +0.112 (p < 0.001)"
+    )
+
+
+def test_all_right_or_none_is_not_certainty() -> None:
+    """57 of 57 and 0 of 57: Wilson's interval, z² / (57 + z²) wide."""
+    wide = 1.96**2 / (57 + 1.96**2)
+
+    hits, misses = estimate(np.ones(57, dtype=np.int64), seed=0), estimate(np.full(57, 11), seed=0)
+    mean = estimate_mean(np.ones(57), seed=0)
+
+    for found in (hits["recall@1"], hits["mrr"], mean):
+        assert (found.value, found.high, found.method) == (1, 1, "wilson")
+        assert found.low == pytest.approx(1 - wide, abs=1e-4)
+    assert (misses["recall@10"].low, misses["recall@10"].method) == (0, "wilson")
+    assert misses["recall@10"].high == pytest.approx(wide, abs=1e-4)
+    # what was not asked may have any reciprocal rank
+    assert misses["mrr"].low == pytest.approx((1 - wide) / 11, abs=1e-4)
+    assert misses["mrr"].high == pytest.approx((1 - wide) / 11 + wide, abs=1e-4)
+    assert (hits["median_rank"].low, hits["median_rank"].high) == (1, 1)
+    assert estimate(np.array([1] * 56 + [2]), seed=0)["recall@1"].method == "bootstrap"
+
+
+def test_no_difference_at_all_is_not_certainty() -> None:
+    ranks = np.ones(57, dtype=np.int64)
+
+    found = estimate_difference(ranks, ranks, seed=0)["recall@1"]
+
+    assert (found.value, found.low, found.high) == (
+        0,
+        pytest.approx(-0.0631, abs=1e-4),
+        pytest.approx(0.0631, abs=1e-4),
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(1.0, "1.000"), (0.0, "0.000"), (0.996, "0.996"), (0.99961, "0.9996"), (0.00001, "0.00001"), (-1e-17, "0.000")],
+)
+def test_no_number_reads_as_all_or_none_that_is_not(value: float, shown: str) -> None:
+    assert show(value) == shown
+
+
+def test_intervals_of_wilson_are_marked_and_explained() -> None:
+    [alike, mixed] = (Estimate(value=1, low=0.9, high=1, method=method) for method in ("wilson", "bootstrap"))
+
+    assert show_measure("recall@1", alike) == ("1.000", "0.900–1.000*")
+    assert show_measure("recall@1", mixed) == ("1.000", "0.900–1.000")
+    assert note_methods([mixed]) == ""
+    assert note_methods([mixed, alike]).startswith("* after Wilson: ")
 
 
 def test_classes_are_counted_as_defined() -> None:
@@ -224,6 +314,38 @@ def test_classes_are_counted_as_defined() -> None:
     assert [entry.recall for entry in classes] == [pytest.approx(1 / 3), 1.0, 0.5, None]
     assert [entry.f1 for entry in classes] == [pytest.approx(1 / 3), pytest.approx(2 / 3), pytest.approx(2 / 3), None]
     assert [entry.most_confused_with for entry in classes] == ["skirt", None, "dress", None]
+
+
+@pytest.mark.parametrize(
+    ("trained", "unstated", "said"),
+    [
+        (0, (), "judged by 4 products with 5 images; left out: 2 without a title"),
+        (
+            None,
+            (),
+            "judged by 4 products with 5 images; left out: 2 without a title; "
+            "the model does not state what it was trained on",
+        ),
+        (
+            0,
+            ("new",),
+            "judged by 4 products with 5 images; left out: 2 without a title; "
+            "new does not state what it was trained on",
+        ),
+        (
+            None,
+            ("old", "new"),
+            "judged by 4 products with 5 images; left out: 2 without a title; "
+            "old and new do not state what they were trained on",
+        ),
+    ],
+)
+def test_a_model_that_does_not_state_its_training_is_named(
+    trained: int | None, unstated: tuple[str, ...], said: str
+) -> None:
+    coverage = Coverage(products=4, images=5, trained=trained, left_out_trained=0, left_out_unanswered=2)
+
+    assert say_coverage(coverage, "a title", unstated=unstated) == said
 
 
 def test_demands_are_names_and_numbers() -> None:
