@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.judging import to_probabilities
+from pipeline.learned import warn_of_learned
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.judging import Judge
+    from pipeline.known import Known
 
+FEWEST_KNOWN = 20
+"""products with a known label that a temperature is fitted on, at least"""
 BINS = 15
 """of confidence, as in the paper"""
 LOWEST, HIGHEST = 0.01, 100.0
@@ -32,27 +36,30 @@ class Calibration:
 
     `accuracy` is of the most probable label. `ece_before` (by the judge's own temperature of 1) and `ece_after` are
     expected calibration errors: by how much confidence and accuracy differ on average, 0 to 1. `truth` is the
-    attribute of the catalog, `left_out` are products whose value there is none of the labels.
+    attribute of the catalog, `left_out` are products whose value there is none of the labels, `left_out_trained`
+    those that the model was trained on, of which none is here unless too few others are; `warnings` say so.
     """
 
     attribute: str
     truth: str
     products: int
     left_out: int
+    left_out_trained: int
     accuracy: float
     temperature: float
     ece_before: float
     ece_after: float
+    warnings: tuple[str, ...]
 
 
-def calibrate(
-    judge: Judge, vectors: NDArray[np.float32], truth: NDArray[np.int64], *, name: str, left_out: int
-) -> Calibration:
-    """Fit a temperature on unit vectors [N, D] and the numbers [N] of their labels; N at least 2.
+def calibrate(judge: Judge, known: Known, *, name: str, model: str) -> Calibration:
+    """Fit a temperature on what the catalog knows, at least 2 products, under the attribute's `name` there.
 
     The errors are measured crosswise: each half by the temperature of the other.
     """
-    logits = judge.logits(vectors).astype(np.float64)
+    fair = known.keep(~known.is_learned)
+    used = fair if len(fair) >= FEWEST_KNOWN else known
+    logits, truth = judge.logits(used.vectors).astype(np.float64), used.truth
     # not by their order: ids may be in that of a label
     halves = np.random.default_rng(0).permutation(len(truth)) % 2
     before = to_probabilities(logits, is_exclusive=judge.is_exclusive)
@@ -66,11 +73,13 @@ def calibrate(
         attribute=judge.attribute,
         truth=name,
         products=len(truth),
-        left_out=left_out,
+        left_out=known.left_out,
+        left_out_trained=len(known) - len(used),
         accuracy=float((logits.argmax(axis=1) == truth).mean()),
         temperature=fit_temperature(logits, truth, is_exclusive=judge.is_exclusive),
         ece_before=expected_error(before, truth),
         ece_after=expected_error(after, truth),
+        warnings=warn_of_learned(model, learned=int(used.is_learned.sum()), products=len(used)),
     )
 
 

@@ -17,6 +17,7 @@ from pipeline.errors import ConfigError, ModelError
 from pipeline.judging import Judge, choose_labels, zero_shot_judge
 from pipeline.known import read_known
 from pipeline.labels import Attribute, read_labels
+from pipeline.learned import Learned, read_learned
 from pipeline.models.head import SUFFIX, Head, read_head
 from pipeline.search import load_stored_encoder
 
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
 PAGE = 2_000
 """products judged and written in one transaction: 4 MB of 512 numbers each, and a second of work that a kill costs"""
-FEWEST_KNOWN = 20
-"""products with a known label that a temperature is fitted on, at least"""
 DIGEST_OF = "catvec labels 1"
 """changes when the same words would give other vectors"""
 
@@ -67,10 +66,14 @@ class Tagging:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """Who judges: the questions, at the judges' own temperature, and the judges, for which a model may be loaded."""
+    """Who judges: the questions, at the judges' own temperature, and the judges, for which a model may be loaded.
+
+    `find_learned` says which products they have learned from.
+    """
 
     questions: tuple[Question, ...]
     seat: Callable[[], Sequence[Judge]]
+    find_learned: Callable[[], Learned] = Learned
 
 
 def tag(
@@ -197,7 +200,11 @@ def _labels_panel(attributes: Sequence[Attribute], stored: StoredModel, choice: 
         encoder = load_stored_encoder(stored, choice)
         return [zero_shot_judge(encoder, attribute) for attribute in attributes]
 
-    return Panel(questions=tuple(map(_question_of, attributes)), seat=cache(seat))
+    return Panel(
+        questions=tuple(map(_question_of, attributes)),
+        seat=cache(seat),
+        find_learned=partial(read_learned, stored, choice.weights),
+    )
 
 
 def _head_panel(head: Head, stored: StoredModel) -> Panel:
@@ -225,7 +232,12 @@ def _head_panel(head: Head, stored: StoredModel) -> Panel:
         threshold=head.threshold,
         temperature=None,
     )
-    return Panel(questions=(question,), seat=lambda: [judge])
+
+    def find_learned() -> Learned:
+        learned = read_learned(stored)
+        return replace(learned, trained=(*learned.trained, head.learned))
+
+    return Panel(questions=(question,), seat=lambda: [judge], find_learned=find_learned)
 
 
 def _question_of(attribute: Attribute) -> Question:
@@ -245,22 +257,26 @@ def _question_of(attribute: Attribute) -> Question:
 def _calibrate(
     session: Session, model: StoredModel, panel: Panel, wanted: Mapping[str, str]
 ) -> tuple[Calibration, ...]:
-    judges = {judge.attribute: judge for judge in panel.seat()} if wanted else {}
-    return tuple(_calibrate_one(session, model, judges[name], truth) for name, truth in wanted.items())
+    if not wanted:
+        return ()
+    judges = {judge.attribute: judge for judge in panel.seat()}
+    learned = panel.find_learned()
+    return tuple(_calibrate_one(session, model, judges[name], truth, learned) for name, truth in wanted.items())
 
 
-def _calibrate_one(session: Session, model: StoredModel, judge: Judge, name: str) -> Calibration:
-    """Fit a temperature on all products whose value in the catalog is one of the labels."""
-    from pipeline.calibration import calibrate
+def _calibrate_one(session: Session, model: StoredModel, judge: Judge, name: str, learned: Learned) -> Calibration:
+    """Fit a temperature on the products whose value in the catalog is one of the labels."""
+    from pipeline.calibration import FEWEST_KNOWN, calibrate
 
-    known = read_known(session, model, name, judge.labels)
-    if len(known.truth) < FEWEST_KNOWN:
+    known = read_known(session, model, name, judge.labels, learned=learned)
+    if len(known) < FEWEST_KNOWN:
         raise ConfigError(
-            f"{len(known.truth):,} products have one of the labels of {judge.attribute!r} as their {name!r} in the "
+            f"{len(known):,} products have one of the labels of {judge.attribute!r} as their {name!r} in the "
             f"catalog, expected at least {FEWEST_KNOWN}; {known.left_out:,} have another value",
             hint="labels and values are compared as they are written, but for upper and lower case",
         )
-    return calibrate(judge, known.vectors, known.truth, name=name, left_out=known.left_out)
+    found = calibrate(judge, known, name=name, model=model.name)
+    return replace(found, warnings=(*found.warnings, *learned.warnings))
 
 
 def _set_temperatures(

@@ -117,6 +117,8 @@ def _say(tagging: Tagging, place: str) -> None:
 
     for calibration in tagging.calibrations:
         say(_calibrated(calibration))
+        for warning in calibration.warnings:
+            say(f"warning: {warning}", level="warning")
     names = ", ".join(tagged.attribute for tagged in tagging.attributes)
     rate = f" ({tagging.products_per_s:,.0f} products/s without loading)" if tagging.tagged else ""
     say(
@@ -135,8 +137,9 @@ def _say(tagging: Tagging, place: str) -> None:
 
 
 def _calibrated(found: Calibration) -> str:
+    trained = f", {found.left_out_trained:,} more were trained on" if found.left_out_trained else ""
     return (
         f"{found.attribute}: temperature {found.temperature:.3g} by {found.products:,} products of known "
-        f"{found.truth!r} ({found.left_out:,} have another), {found.accuracy:.1%} of them right; calibration error "
-        f"{found.ece_before:.3f} before, {found.ece_after:.3f} after"
+        f"{found.truth!r} ({found.left_out:,} have another{trained}), {found.accuracy:.1%} of them right; "
+        f"calibration error {found.ece_before:.3f} before, {found.ece_after:.3f} after"
     )

@@ -15,6 +15,7 @@ import numpy as np
 
 from pipeline.errors import ModelError
 from pipeline.files import write_atomically
+from pipeline.models.trained import TrainedProducts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 """rises when a reader of the old one would misread the new"""
 METADATA = "catvec_head"
+LEARNED = "learned"
+"""the tensor of digests of the products that it was fitted on"""
 SUFFIX = ".safetensors"
 FIELDS = ("attribute", "labels", "threshold", "source", "revision", "fingerprint", "dims")
 
@@ -33,8 +36,8 @@ class Head:
     """A classifier of one attribute on the unit vectors of one model.
 
     `layers` are weights [out, in] and biases [out], with a ReLU between two of them and a softmax at the end; the
-    last has one row for each label. `source`, `revision`, `fingerprint` and `dims` are the model's. `report` says how
-    it was trained and how good it was.
+    last has one row for each label. `source`, `revision`, `fingerprint` and `dims` are the model's. `learned` are the
+    products that it was fitted on; `report` says how it was trained and how good it was.
     """
 
     attribute: str
@@ -45,6 +48,7 @@ class Head:
     fingerprint: str
     dims: int
     layers: tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]
+    learned: TrainedProducts
     report: dict[str, Any]
 
     @property
@@ -60,7 +64,7 @@ def write_head(path: Path, head: Head) -> None:
     """Put the head where `path` is, in one step. Raises CatvecError."""
     from safetensors.numpy import save
 
-    tensors = {}
+    tensors: dict[str, NDArray[Any]] = {LEARNED: head.learned.digests}
     for place, (weights, bias) in enumerate(head.layers):
         tensors[f"layers.{place}.weight"] = np.ascontiguousarray(weights)
         tensors[f"layers.{place}.bias"] = np.ascontiguousarray(bias)
@@ -95,7 +99,8 @@ def read_head(path: Path) -> Head:
         raise ModelError(f"the head {str(path)!r} is damaged: {error}", hint="train it again") from error
 
 
-def _parse(about: dict[str, Any], tensors: dict[str, NDArray[np.float32]]) -> Head:
+def _parse(about: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Head:
+    learned = TrainedProducts(digests=tensors.pop(LEARNED))
     count = len(tensors) // 2
     layers = tuple((tensors[f"layers.{place}.weight"], tensors[f"layers.{place}.bias"]) for place in range(count))
     sizes = [about["dims"], *(len(bias) for _, bias in layers)]
@@ -106,4 +111,4 @@ def _parse(about: dict[str, Any], tensors: dict[str, NDArray[np.float32]]) -> He
     if not all(np.isfinite(weights).all() and np.isfinite(bias).all() for weights, bias in layers):
         raise ValueError("its matrices hold numbers that are not finite")
     fields = {name: about[name] for name in FIELDS} | {"labels": tuple(about["labels"])}
-    return Head(**fields, layers=layers, report=about["report"])
+    return Head(**fields, layers=layers, learned=learned, report=about["report"])

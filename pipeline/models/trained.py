@@ -33,6 +33,10 @@ class TrainedProducts:
         return np.isin(_digests(product_ids), self.digests)
 
 
+def digest_products(product_ids: Iterable[str]) -> TrainedProducts:
+    return TrainedProducts(digests=np.unique(_digests(product_ids)))
+
+
 def write_trained_products(
     folder: Path, product_ids: Iterable[str], *, before: TrainedProducts | None = None
 ) -> None:

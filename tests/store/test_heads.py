@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from pipeline.heads import HeadReport, train_head
 from pipeline.intervals import wilson_interval
 from pipeline.models.head import read_head
 from pipeline.models.probe import fit_layers
+from pipeline.models.trained import write_trained_products
 from pipeline.search import EncoderChoice
 from pipeline.settings import HeadSettings
 from pipeline.tag import tag
@@ -128,6 +130,65 @@ def test_rare_labels_are_left_out_and_too_few_are_refused(shop: Shop, database_u
         ConfigError, match=r"0 values of 'colour' in the catalog have 5 products or more with a vector"
     ):
         train(database_url, tmp_path, attribute="colour")
+
+
+def learn(shop: Shop, model: StoredModel, folder: Path, rows: range) -> None:
+    """Let the model's folder say that it was trained on these products."""
+    write_trained_products(folder, [f"P{row:03}" for row in rows])
+    shop.all("UPDATE catvec_store.models SET location = %s RETURNING 1", str(folder))
+
+
+def test_what_the_model_was_trained_on_is_learned_from_but_not_judged_by(
+    shop: Shop, database_url: str, tmp_path: Path
+) -> None:
+    """The first products are labelled by their vectors, the others, that the model has not seen, by a coin."""
+
+    def label(vectors: np.ndarray) -> np.ndarray:
+        kinds = by_largest(vectors)
+        kinds[200:] = np.random.default_rng(3).choice(["dress", "bag"], len(kinds) - 200)
+        return kinds
+
+    model = fill(shop, label)
+    learn(shop, model, tmp_path, range(200))
+    report = train(database_url, tmp_path)
+    assert (report.products, report.trained, report.warnings) == (270, 180, ())
+    assert 36 <= report.held_out <= 45
+    assert report.accuracy < 0.75  # by a coin, although 180 of 270 are learned well
+    assert report.accuracy_by_label["shoe"] is None
+    assert sum(report.products_by_label.values()) == 270
+    head = read_head(tmp_path / "kind.safetensors")
+    assert len(head.learned.digests) == 270 - report.held_out
+    # what the head has learned from is not what it is calibrated by
+    found = tag(
+        database_url, tmp_path / "kind.safetensors", EncoderChoice(), calibrate={"kind": "kind"}
+    ).calibrations[0]
+    assert (found.products, found.left_out_trained) == (report.held_out, 270 - report.held_out)
+    assert (found.accuracy, found.warnings) == (pytest.approx(report.accuracy, abs=1e-4), ())
+
+
+def test_too_few_that_the_model_has_not_seen_are_judged_by_with_a_warning(
+    shop: Shop, database_url: str, tmp_path: Path
+) -> None:
+    model = fill(shop, by_largest)
+    learn(shop, model, tmp_path, range(290))
+    report = train(database_url, tmp_path)
+    assert report.held_out > 50
+    [warning] = report.warnings
+    assert re.fullmatch(
+        rf"model tiny was trained on \d+ of these {report.held_out} products: the numbers say little about products "
+        "that it has not seen",
+        warning,
+    )
+
+
+def test_a_model_whose_folder_is_gone_may_have_been_trained_on_anything(
+    shop: Shop, database_url: str, tmp_path: Path
+) -> None:
+    fill(shop, by_largest)
+    [warning] = train(database_url, tmp_path).warnings
+    assert warning.startswith(
+        "the folder of model tiny is no longer in '/models/tiny', so nobody knows which of these"
+    )
 
 
 def test_a_folder_that_is_not_there_is_refused_before_any_work(database_url: str, tmp_path: Path) -> None:

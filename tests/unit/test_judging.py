@@ -10,6 +10,7 @@ import torch
 
 from pipeline.calibration import calibrate, expected_error, fit_temperature
 from pipeline.judging import Judge, choose_labels, to_probabilities, zero_shot_judge
+from pipeline.known import Known
 from pipeline.labels import Attribute, Label, against_vector, label_vectors
 from pipeline.models.encoder import load_encoder
 from pipeline.models.weights import load_model
@@ -148,12 +149,44 @@ def test_answers_that_are_all_right_or_all_wrong_have_a_bounded_temperature() ->
     assert fit_temperature(logits, 1 - truth, is_exclusive=True) == pytest.approx(100)
 
 
+def known(vectors: np.ndarray, truth: np.ndarray, *, learned: int = 0) -> Known:
+    """Products with these labels, of which the model was trained on the last ones."""
+    count = len(truth)
+    return Known(
+        product_ids=tuple(map(str, range(count))),
+        vectors=vectors,
+        truth=truth,
+        is_learned=np.arange(count) >= count - learned,
+        labels=tuple("abcd"),
+        left_out=3,
+    )
+
+
+def test_what_was_learned_from_is_not_calibrated_by_while_there_is_enough_else() -> None:
+    """Of what the model has learned everything is right, of the rest half."""
+    vectors = np.tile(np.eye(4, dtype=np.float32), (25, 1))
+    truth = np.tile(np.arange(4), 25)
+    truth[:40:2] += 1
+    truth[:40] %= 4
+    sure = judge((10 * np.eye(4)).tolist())
+
+    found = calibrate(sure, known(vectors, truth, learned=60), name="farbe", model="tiny")
+    few = calibrate(sure, known(vectors, truth, learned=81), name="farbe", model="tiny")
+
+    assert (found.products, found.left_out_trained, found.accuracy, found.warnings) == (40, 60, 0.5, ())
+    assert (few.products, few.left_out_trained, few.accuracy) == (100, 0, 0.8)
+    assert few.warnings == (
+        "model tiny was trained on 81 of these 100 products: "
+        "the numbers say little about products that it has not seen",
+    )
+
+
 def test_calibration_makes_confidence_what_is_right() -> None:
     logits, truth = draw_labelled(6.0)
     vectors = (logits / np.linalg.norm(logits, axis=1, keepdims=True)).astype(np.float32)
     # a judge whose logits are these vectors, ten times as sure
     sure = judge((10 * np.eye(4)).tolist())
-    found = calibrate(sure, vectors, truth, name="farbe", left_out=3)
+    found = calibrate(sure, known(vectors, truth), name="farbe", model="tiny")
     assert (found.attribute, found.truth, found.products, found.left_out) == ("colour", "farbe", 20_000, 3)
     assert found.ece_before > 0.1
     assert found.ece_after < 0.05
