@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.calibration import fit_temperature
+from pipeline.calibration import fit_temperature, share_of_largest, warn_of_baseline
 from pipeline.errors import ConfigError
 from pipeline.files import check_writable
 from pipeline.intervals import wilson_interval
 from pipeline.judging import Judge
 from pipeline.known import read_known
 from pipeline.learned import read_learned, warn_of_learned
+from pipeline.names import UNKNOWN, find_fault, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -107,10 +108,11 @@ def train_head(url: str, settings: HeadSettings, *, model: str | None = None) ->
         stored = choose_model(session.connection(), model)
         learned = read_learned(stored)
         known = read_known(session, stored, settings.attribute, learned=learned)
+    known, unnamed = _leave_out_unnamed(known, settings.attribute)
     known = _require_enough(known, settings.attribute, stored)
     fit = _fit(known, settings)
     report = _report(known, fit, settings, model=stored.name, path=path, seconds=time.monotonic() - began)
-    report = replace(report, warnings=(*report.warnings, *learned.warnings))
+    report = replace(report, warnings=(*report.warnings, *learned.warnings, *unnamed))
     write_head(
         path,
         Head(
@@ -127,6 +129,25 @@ def train_head(url: str, settings: HeadSettings, *, model: str | None = None) ->
         ),
     )
     return report
+
+
+def _leave_out_unnamed(known: Known, attribute: str) -> tuple[Known, tuple[str, ...]]:
+    """Without the values that are no name of a label, and what is to be said of them."""
+    faults = {label: _fault_of(label) for label in known.labels}
+    is_named = np.array([faults[label] is None for label in known.labels], dtype=bool)
+    counts = np.bincount(known.truth, minlength=len(known.labels))
+    warnings = tuple(
+        f"{count:,} products are left out: their {attribute} {shorten(label)} {faults[label]}"
+        for label, count in zip(known.labels, counts.tolist(), strict=True)
+        if count and faults[label] is not None
+    )
+    return known.keep(is_named[known.truth]), warnings
+
+
+def _fault_of(label: str) -> str | None:
+    if label.strip().casefold() == UNKNOWN:
+        return "is what a product is called that no label fits"
+    return find_fault(label)
 
 
 def _require_enough(known: Known, attribute: str, model: StoredModel) -> Known:
@@ -205,6 +226,7 @@ def _report(known: Known, fit: _Fit, settings: HeadSettings, *, model: str, path
     judged, truth = known.vectors[fit.split.judge], known.truth[fit.split.judge]
     is_right = _judge(fit.layers, known.labels).logits(judged).argmax(axis=1) == truth
     low, high = wilson_interval(int(is_right.sum()), len(truth))
+    accuracy, baseline = float(is_right.mean()), share_of_largest(truth)
     counts = np.bincount(known.truth, minlength=len(known.labels))
     held_out = np.bincount(truth, minlength=len(known.labels))
     return HeadReport(
@@ -215,10 +237,10 @@ def _report(known: Known, fit: _Fit, settings: HeadSettings, *, model: str, path
         left_out=known.left_out,
         trained=int(known.is_learned.sum()),
         held_out=len(truth),
-        accuracy=round(float(is_right.mean()), 4),
+        accuracy=round(accuracy, 4),
         low=round(low, 4),
         high=round(high, 4),
-        baseline=round(float((truth == np.bincount(truth).argmax()).mean()), 4),
+        baseline=round(baseline, 4),
         accuracy_by_label={
             label: round(float(is_right[truth == number].mean()), 4) if held_out[number] else None
             for number, label in enumerate(known.labels)
@@ -227,7 +249,8 @@ def _report(known: Known, fit: _Fit, settings: HeadSettings, *, model: str, path
         l2=fit.l2,
         hidden=settings.hidden,
         seconds=round(seconds, 3),
-        warnings=warn_of_learned(
-            model, learned=int(known.is_learned[fit.split.judge].sum()), products=len(fit.split.judge)
+        warnings=(
+            *warn_of_learned(model, learned=int(known.is_learned[fit.split.judge].sum()), products=len(truth)),
+            *warn_of_baseline(settings.attribute, accuracy, baseline),
         ),
     )

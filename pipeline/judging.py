@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from pipeline.labels import UNKNOWN, against_vector, label_vectors
+from pipeline.labels import against_vector, label_vectors
+from pipeline.names import UNKNOWN
 
 Float = TypeVar("Float", np.float32, np.float64)
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.errors import ConfigError, ModelError
+from pipeline.names import UNKNOWN, find_fault, is_storable, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -30,16 +31,12 @@ if TYPE_CHECKING:
 
     from pipeline.models.encoder import Encoder
 
-UNKNOWN = "unknown"
-"""the label of a product for which none is probable enough"""
 TEMPLATES = ("a photo of {}.", "a product photo of {}.", "{}")
 """how captions in shops begin; the bare words help models that learned from titles"""
 THRESHOLD = 0.5
 """more probable than everything else together"""
 AGAINST = ("product",)
 """what a label that is judged on its own is compared with: the word that says nothing"""
-LONGEST_NAME = 200
-"""characters of up to 4 bytes; attribute and label share an index entry, which holds 2,704 bytes"""
 
 EXAMPLE = "for example: colour: [red, green, navy]"
 
@@ -248,10 +245,9 @@ def _texts(value: Any, where: str) -> tuple[str, ...]:
 
 def _name(value: Any, what: str) -> str:
     name = _text(value, what)
-    if len(name) > LONGEST_NAME:
-        raise ConfigError(f"{what} {name[:20]!r}… has {len(name):,} characters, expected at most {LONGEST_NAME}")
-    if name != name.strip():
-        raise ConfigError(f"{what} {name!r} begins or ends with a space, expected none")
+    fault = find_fault(name)
+    if fault is not None:
+        raise ConfigError(f"{what} {shorten(name)} {fault}")
     return name
 
 
@@ -262,7 +258,7 @@ def _text(value: Any, what: str) -> str:
         raise ConfigError(f"{what}: found {_kind(value)}, expected text", hint=cure)
     if not value.strip():
         raise ConfigError(f"{what}: found an empty text, expected words")
-    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+    if not is_storable(value):
         raise ConfigError(f"{what}: {value!r} holds a character that Postgres cannot store")
     return value
 

@@ -113,7 +113,7 @@ def _rows(tagging: Tagging) -> Iterator[tuple[str, str, int, str]]:
 
 
 def _say(tagging: Tagging, place: str) -> None:
-    from pipeline.labels import UNKNOWN
+    from pipeline.names import UNKNOWN
 
     for calibration in tagging.calibrations:
         say(_calibrated(calibration))
@@ -138,8 +138,9 @@ def _say(tagging: Tagging, place: str) -> None:
 
 def _calibrated(found: Calibration) -> str:
     trained = f", {found.left_out_trained:,} more were trained on" if found.left_out_trained else ""
+    known = f"{found.products:,} products of known {found.truth!r} ({found.left_out:,} have another{trained})"
     return (
-        f"{found.attribute}: temperature {found.temperature:.3g} by {found.products:,} products of known "
-        f"{found.truth!r} ({found.left_out:,} have another{trained}), {found.accuracy:.1%} of them right; "
-        f"calibration error {found.ece_before:.3f} before, {found.ece_after:.3f} after"
+        f"{found.attribute}: temperature {found.temperature:.3g} by {known}, {found.accuracy:.1%} of them right "
+        f"(always the most frequent label: {found.baseline:.1%}); calibration error {found.ece_before:.3f} before, "
+        f"{found.ece_after:.3f} after"
     )

@@ -142,11 +142,29 @@ def test_the_temperature_that_made_the_labels_is_found(temperature: float) -> No
     assert fit_temperature(logits, truth, is_exclusive=True) == pytest.approx(grid[np.argmin(loss)], rel=0.02)
 
 
-def test_answers_that_are_all_right_or_all_wrong_have_a_bounded_temperature() -> None:
-    logits = np.array([[5.0, 0.0], [0.0, 5.0]] * 10)
-    truth = np.array([0, 1] * 10)
-    assert fit_temperature(logits, truth, is_exclusive=True) < 0.2
-    assert fit_temperature(logits, 1 - truth, is_exclusive=True) == pytest.approx(100)
+@pytest.mark.parametrize("products", [2, 20, 1_000])
+@pytest.mark.parametrize("labels", [2, 12])
+def test_answers_that_are_all_right_leave_the_doubt_of_their_number(products: int, labels: int) -> None:
+    """Laplace's rule of succession: after N right ones the next is right by (N + 1) / (N + 2)."""
+    truth = np.arange(products) % labels
+    logits = 5.0 * np.eye(labels)[truth]
+    for is_exclusive in (True, False):
+        temperature = fit_temperature(logits, truth, is_exclusive=is_exclusive)
+        # independent ones have a logit of 0 for what does not fit, which no temperature moves
+        doubt = 1 - to_probabilities(logits / temperature, is_exclusive=is_exclusive)[np.arange(products), truth]
+        np.testing.assert_allclose(doubt, 1 / (products + 2), rtol=1e-3)
+
+
+def test_answers_that_are_all_wrong_say_nothing_and_are_told() -> None:
+    logits = np.tile(5 * np.eye(2), (10, 1))
+    truth = np.tile([1, 0], 10)
+    assert fit_temperature(logits, truth, is_exclusive=True) == pytest.approx(100)
+    found = calibrate(judge([[5, 0], [0, 5]]), known(logits.astype(np.float32) / 5, truth), name="x", model="tiny")
+    assert (found.accuracy, found.baseline) == (0, 0.5)
+    assert found.warnings == (
+        "colour is right for 0.0% of the products, and always saying the most frequent label would be for 50.0%: "
+        "its labels say nothing about these products",
+    )
 
 
 def known(vectors: np.ndarray, truth: np.ndarray, *, learned: int = 0) -> Known:
@@ -173,7 +191,8 @@ def test_what_was_learned_from_is_not_calibrated_by_while_there_is_enough_else()
     found = calibrate(sure, known(vectors, truth, learned=60), name="farbe", model="tiny")
     few = calibrate(sure, known(vectors, truth, learned=81), name="farbe", model="tiny")
 
-    assert (found.products, found.left_out_trained, found.accuracy, found.warnings) == (40, 60, 0.5, ())
+    assert (found.products, found.left_out_trained, found.accuracy) == (40, 60, 0.5)
+    assert not any("trained" in warning for warning in found.warnings)
     assert (few.products, few.left_out_trained, few.accuracy) == (100, 0, 0.8)
     assert few.warnings == (
         "model tiny was trained on 81 of these 100 products: "

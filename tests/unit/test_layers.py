@@ -29,6 +29,7 @@ BASE = (
     "pace",
     "means",
     "intervals",
+    "names",
 )
 ROOMS = ("catalog", "images", "models", "store", "engine", "bundle")
 LAYERS = ("base", "room", "use case", "commands", "cli")
