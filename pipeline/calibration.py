@@ -6,7 +6,8 @@ probable label stays the same, and only how probable it is changes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +27,9 @@ BINS = 15
 """of confidence, as in the paper"""
 LOWEST, HIGHEST = 0.01, 100.0
 """temperatures that are looked at; where every answer is wrong, the best one is infinite"""
+CLOSE = 0.05
+"""parts by which a temperature may be off before all products are judged anew: no probability of two labels moves by
+more than 1.1 points for that"""
 HALVINGS = 40
 """of the range in which the best temperature lies: to a part in 10^11"""
 
@@ -36,7 +40,9 @@ class Calibration:
 
     `accuracy` is of the most probable label. `ece_before` (by the judge's own temperature of 1) and `ece_after` are
     expected calibration errors: by how much confidence and accuracy differ on average, 0 to 1. `baseline` would be
-    right by always saying the most frequent label. `truth` is the
+    right by always saying the most frequent label. `fitted` is the temperature that was found, `temperature` the one
+    that counts: an earlier one is kept while the new one is close. `uncertainty` is the standard error of its
+    logarithm, about the part by which so few products leave it open. `truth` is the
     attribute of the catalog, `left_out` are products whose value there is none of the labels, `left_out_trained`
     those that the model was trained on, of which none is here unless too few others are; `warnings` say so.
     """
@@ -49,6 +55,8 @@ class Calibration:
     accuracy: float
     baseline: float
     temperature: float
+    fitted: float
+    uncertainty: float
     ece_before: float
     ece_after: float
     warnings: tuple[str, ...]
@@ -71,6 +79,7 @@ def calibrate(judge: Judge, known: Known, *, name: str, model: str) -> Calibrati
         after[halves == half] = to_probabilities(
             logits[halves == half] / temperature, is_exclusive=judge.is_exclusive
         )
+    fitted = fit_temperature(logits, truth, is_exclusive=judge.is_exclusive)
     accuracy, baseline = float((logits.argmax(axis=1) == truth).mean()), share_of_largest(truth)
     return Calibration(
         attribute=judge.attribute,
@@ -80,7 +89,9 @@ def calibrate(judge: Judge, known: Known, *, name: str, model: str) -> Calibrati
         left_out_trained=len(known) - len(used),
         accuracy=accuracy,
         baseline=baseline,
-        temperature=fit_temperature(logits, truth, is_exclusive=judge.is_exclusive),
+        temperature=fitted,
+        fitted=fitted,
+        uncertainty=find_uncertainty(logits, fitted, is_exclusive=judge.is_exclusive),
         ece_before=expected_error(before, truth),
         ece_after=expected_error(after, truth),
         warnings=(
@@ -88,6 +99,13 @@ def calibrate(judge: Judge, known: Known, *, name: str, model: str) -> Calibrati
             *warn_of_baseline(judge.attribute, accuracy, baseline),
         ),
     )
+
+
+def keep_close(found: Calibration, before: float | None) -> Calibration:
+    """With the temperature from before, if there is one and the new one cannot be told from it, or is close to it."""
+    if before is None or abs(math.log(found.fitted / before)) > max(CLOSE, found.uncertainty):
+        return found
+    return replace(found, temperature=before)
 
 
 def share_of_largest(truth: NDArray[np.int64]) -> float:
@@ -138,6 +156,18 @@ def _slope(
     """Of the log-likelihood, by 1 / temperature."""
     probabilities = to_probabilities(logits * sharpness, is_exclusive=is_exclusive)
     return float(((targets - probabilities) * logits).sum(axis=1).mean())
+
+
+def find_uncertainty(logits: NDArray[np.float64], temperature: float, *, is_exclusive: bool) -> float:
+    """The standard error of the logarithm of a fitted temperature, by the curvature of the likelihood there."""
+    scaled = logits / temperature
+    probabilities = to_probabilities(scaled, is_exclusive=is_exclusive)
+    if is_exclusive:
+        scaled = scaled - (probabilities * scaled).sum(axis=1, keepdims=True)
+        information = float((probabilities * scaled**2).sum())
+    else:
+        information = float((probabilities * (1 - probabilities) * scaled**2).sum())
+    return 1 / math.sqrt(information) if information > 0 else math.inf
 
 
 def expected_error(probabilities: NDArray[np.floating], truth: NDArray[np.int64]) -> float:

@@ -119,7 +119,7 @@ def tag_by(
     with Session(url, on_connect=partial(take_lock, model=stored)) as session:
         require_session(session.connection(), url)  # for the lock
         calibrations = _calibrate(session, stored, panel, calibrate)
-        questions = _set_temperatures(session, stored, panel, calibrations)
+        questions, calibrations = _set_temperatures(session, stored, panel, calibrations)
         editions, work = _begin(session, stored, questions)
         judges = _set_judges(panel, questions, editions) if work.pieces else {}
         loaded = time.monotonic()
@@ -281,21 +281,22 @@ def _calibrate_one(session: Session, model: StoredModel, judge: Judge, name: str
 
 def _set_temperatures(
     session: Session, model: StoredModel, panel: Panel, calibrations: Sequence[Calibration]
-) -> list[Question]:
-    """The questions with the temperatures just found, or found before for the same question."""
+) -> tuple[list[Question], tuple[Calibration, ...]]:
+    """The questions with the temperatures just found, or found before for the same question while that is close."""
+    from pipeline.calibration import keep_close
     from pipeline.store.tags import list_editions
 
     editions = session.run(partial(list_editions, model=model))
-    before = {
-        (edition.attribute, tuple(edition.labels), edition.question): edition.temperature for edition in editions
+    found = {
+        (edition.attribute, tuple(edition.labels), edition.question): edition.temperature
+        for edition in sorted(editions, key=lambda edition: edition.is_current)
     }
-    now = {found.attribute: found.temperature for found in calibrations}
-    return [
-        replace(
-            asked, temperature=now.get(asked.attribute, before.get((asked.attribute, asked.labels, asked.question)))
-        )
-        for asked in panel.questions
-    ]
+    before = {
+        asked.attribute: found.get((asked.attribute, asked.labels, asked.question)) for asked in panel.questions
+    }
+    used = tuple(keep_close(one, before[one.attribute]) for one in calibrations)
+    now = before | {one.attribute: one.temperature for one in used}
+    return [replace(asked, temperature=now[asked.attribute]) for asked in panel.questions], used
 
 
 def _begin(session: Session, model: StoredModel, questions: Sequence[Question]) -> tuple[dict[str, int], Work]:

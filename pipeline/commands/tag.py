@@ -139,8 +139,9 @@ def _say(tagging: Tagging, place: str) -> None:
 def _calibrated(found: Calibration) -> str:
     trained = f", {found.left_out_trained:,} more were trained on" if found.left_out_trained else ""
     known = f"{found.products:,} products of known {found.truth!r} ({found.left_out:,} have another{trained})"
+    fitted = "" if found.fitted == found.temperature else f" (kept: {found.fitted:.3g}, found now, is close)"
     return (
-        f"{found.attribute}: temperature {found.temperature:.3g} by {known}, {found.accuracy:.1%} of them right "
-        f"(always the most frequent label: {found.baseline:.1%}); calibration error {found.ece_before:.3f} before, "
+        f"{found.attribute}: temperature {found.temperature:.3g}{fitted} by {known}, {found.accuracy:.1%} of them "
+        f"right (always the most frequent label: {found.baseline:.1%}); calibration error {found.ece_before:.3f} before, "
         f"{found.ece_after:.3f} after"
     )

@@ -354,6 +354,18 @@ def test_a_temperature_is_fitted_on_the_catalog_kept_and_used(shop: Shop, databa
     assert (threshold.tagged, {row[2:] for row in shop.all(TAGS)}) == (81, {("unknown", 0.74)})
     run(database_url, hand_made_head(tmp_path, model, {"red": [20.0, 0, 0, 0], "blue": [0.0, 0, 0, 0]}))
     assert {row[3] for row in shop.all(TAGS)} == {1.0}  # another question: the model's own again
+    # with 80 products a quarter is open: one that is known otherwise says nothing against a temperature, 15 do
+    hand_made_head(tmp_path, model, {"red": [20.0, 0, 0, 0], "green": [0.0, 0, 0, 0]})
+    [found] = run(database_url, head, colour="farbe").calibrations
+    change = """UPDATE catvec_store.products SET attrs = '{"farbe": "green"}' WHERE product_id < %s RETURNING 1"""
+    shop.all(change, "P02")
+    night = run(database_url, head, colour="farbe")
+    [kept] = night.calibrations
+    assert (night.tagged, kept.temperature) == (0, found.temperature)
+    assert kept.fitted == pytest.approx(20 / 1.0033, rel=0.001)
+    assert kept.uncertainty == pytest.approx(0.2515, rel=0.01)
+    shop.all(change, "P20")
+    assert run(database_url, head, colour="farbe").tagged == 81
 
 
 def test_too_few_known_labels_are_refused(shop: Shop, tagged: StoredModel, database_url: str, tmp_path: Path) -> None:
