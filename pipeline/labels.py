@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +98,7 @@ def label_vectors(encoder: Encoder, attribute: Attribute) -> NDArray[np.float32]
     over the embedding space of Radford et al. 2021, "Learning Transferable Visual Models From Natural Language
     Supervision", section 3.1.4.
 
-    Raises ModelError when the model has no text side or gives no usable vector.
+    Raises ModelError when the model has no text side or gives no usable vector, ConfigError for a text too long.
     """
     return _mean_vectors(encoder, attribute, [label.words for label in attribute.labels])
 
@@ -110,6 +111,7 @@ def against_vector(encoder: Encoder, attribute: Attribute) -> NDArray[np.float32
 
 def _mean_vectors(encoder: Encoder, attribute: Attribute, words: Sequence[tuple[str, ...]]) -> NDArray[np.float32]:
     texts = [[template.replace("{}", word) for word in some for template in attribute.templates] for some in words]
+    _refuse_cut(encoder, attribute, [text for some in texts for text in some])
     # all at once: a label has a handful of texts, and a batch takes dozens
     vectors = encoder.encode_texts([text for some in texts for text in some])
     ends = np.cumsum([len(some) for some in texts])
@@ -123,6 +125,18 @@ def _mean_vectors(encoder: Encoder, attribute: Attribute, words: Sequence[tuple[
             )
     units: NDArray[np.float32] = (means / lengths).astype(np.float32)
     return units
+
+
+def _refuse_cut(encoder: Encoder, attribute: Attribute, texts: Iterable[str]) -> None:
+    """Texts that a model does not read to their end may be the same to it."""
+    for text in texts:
+        kept = encoder.tokens_kept(text)
+        if kept is not None:
+            raise ConfigError(
+                f"model {encoder.spec.name!r} reads {kept} tokens of a text, and these of attribute "
+                f"{attribute.name!r} are more: {text[:60]!r}{'…' if len(text) > 60 else ''}",
+                hint="describe the label in fewer words, or in several texts: label: [words, other words]",
+            )
 
 
 def _read_text(path: Path) -> str:
@@ -195,7 +209,32 @@ def _attribute(name: Any, definition: Any) -> Attribute:
     fields: dict[str, Any] = {
         readers[key][0]: readers[key][1](value, f"{attribute}, {key}") for key, value in definition
     }
-    return Attribute(name=name, **fields)
+    return _require_sense(Attribute(name=name, **fields), attribute, {key for key, _ in definition})
+
+
+def _require_sense(attribute: Attribute, where: str, keys: set[str]) -> Attribute:
+    """Refuse what could be asked, but would answer nothing."""
+    if attribute.is_exclusive and len(attribute.labels) == 1:
+        raise ConfigError(
+            f"{where} has one label, {attribute.labels[0].name!r}, which every product would get, expected at least "
+            "2",
+            hint="name what else there is, or judge the label on its own: exclusive: false",
+        )
+    if attribute.is_exclusive and "against" in keys:
+        raise ConfigError(
+            f"{where} has against, expected only beside exclusive: false",
+            hint="labels of which one fits are compared with each other: leave against out",
+        )
+    by_words: dict[frozenset[str], str] = {}
+    for label in attribute.labels:
+        other = by_words.setdefault(frozenset(map(_plain, label.words)), label.name)
+        if other != label.name:
+            words = ", ".join(map(repr, label.words))
+            raise ConfigError(
+                f"{where}: the labels {other!r} and {label.name!r} have the same words, {words}, expected others",
+                hint="nothing tells them apart: remove one of them, or give it words of its own",
+            )
+    return attribute
 
 
 def _labels(value: Any, where: str) -> tuple[Label, ...]:
@@ -276,11 +315,23 @@ def _probability(value: Any, where: str) -> float:
 
 
 def _refuse_twice(names: Iterable[str], what: str) -> None:
-    seen = set()
+    seen: dict[str, str] = {}
     for name in names:
-        if name in seen:
+        plain = _plain(name)
+        if seen.get(plain) == name:
             raise ConfigError(f"{what} {name!r} stands there twice", hint="remove one of them")
-        seen.add(name)
+        if plain in seen:
+            raise ConfigError(
+                f"{what} {name!r} differs from {seen[plain]!r} only by upper and lower case, white space or the "
+                "Unicode form of its letters, expected one of them",
+                hint="remove one of them, or name it otherwise: what the catalog says is compared without these",
+            )
+        seen[plain] = name
+
+
+def _plain(text: str) -> str:
+    """What texts have in common that people and models read alike."""
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
 
 
 def _kind(value: Any) -> str:
