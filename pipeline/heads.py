@@ -17,7 +17,7 @@ from pipeline.calibration import fit_temperature, share_of_largest, warn_of_base
 from pipeline.errors import ConfigError
 from pipeline.files import check_writable
 from pipeline.intervals import wilson_interval
-from pipeline.judging import Judge
+from pipeline.judging import apply_layers
 from pipeline.known import read_known
 from pipeline.learned import read_learned, warn_of_learned
 from pipeline.names import UNKNOWN, find_fault, shorten
@@ -196,7 +196,7 @@ def _fit(known: Known, settings: HeadSettings) -> _Fit:
     split = _split(known, settings.seed)
     tried = {l2: _fit_on(known, split.learn, settings, l2) for l2 in PENALTIES}
     truth = known.truth[split.choose]
-    logits = {l2: _judge(layers, known.labels).logits(known.vectors[split.choose]) for l2, layers in tried.items()}
+    logits = {l2: apply_layers(layers, known.vectors[split.choose]) for l2, layers in tried.items()}
     best = max(PENALTIES, key=lambda l2: (logits[l2].argmax(axis=1) == truth).mean())
     temperature = fit_temperature(logits[best].astype(np.float64), truth, is_exclusive=True)
     layers = _fit_on(known, np.concatenate([split.learn, split.choose]), settings, best)
@@ -218,13 +218,9 @@ def _fit_on(known: Known, rows: NDArray[np.int64], settings: HeadSettings, l2: f
     )
 
 
-def _judge(layers: tuple[Layer, ...], labels: tuple[str, ...]) -> Judge:
-    return Judge(attribute="", labels=labels, layers=layers, is_exclusive=True, threshold=0.0)
-
-
 def _report(known: Known, fit: _Fit, settings: HeadSettings, *, model: str, path: Path, seconds: float) -> HeadReport:
     judged, truth = known.vectors[fit.split.judge], known.truth[fit.split.judge]
-    is_right = _judge(fit.layers, known.labels).logits(judged).argmax(axis=1) == truth
+    is_right = apply_layers(fit.layers, judged).argmax(axis=1) == truth
     low, high = wilson_interval(int(is_right.sum()), len(truth))
     accuracy, baseline = float(is_right.mean()), share_of_largest(truth)
     counts = np.bincount(known.truth, minlength=len(known.labels))

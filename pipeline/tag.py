@@ -14,7 +14,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigError, ModelError
-from pipeline.judging import Judge, choose_labels, zero_shot_judge
+from pipeline.judging import Judge, choose_labels, head_judge, zero_shot_judge
 from pipeline.known import read_known
 from pipeline.labels import Attribute, read_labels
 from pipeline.learned import Learned, read_learned
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
 PAGE = 2_000
 """products judged and written in one transaction: 4 MB of 512 numbers each, and a second of work that a kill costs"""
-DIGEST_OF = "catvec labels 1"
+MOST = 0.5
+"""of all labels of an attribute, that products have on average; exclusive ones of two labels have this at most"""
+DIGEST_OF = "catvec labels 2"
 """changes when the same words would give other vectors"""
 
 
@@ -61,6 +63,7 @@ class Tagging:
     seconds: float
     products_per_s: float
     attributes: tuple[TaggedAttribute, ...]
+    warnings: tuple[str, ...]
     calibrations: tuple[Calibration, ...]
 
 
@@ -144,8 +147,21 @@ def tag_by(
             TaggedAttribute(attribute=name, is_anew=name in anew, products_by_label=counts.get(name, {}))
             for name in editions
         ),
+        warnings=tuple(warn for asked in questions for warn in _warn_of_all(asked, counts, work.products)),
         calibrations=calibrations,
     )
+
+
+def _warn_of_all(asked: Question, counts: Mapping[str, Mapping[str, int]], products: int) -> Iterator[str]:
+    """What most products get most of says nothing about any of them."""
+    found = counts.get(asked.attribute, {})
+    given = sum(found.get(label, 0) for label in asked.labels)
+    if products and len(asked.labels) > 1 and given > MOST * products * len(asked.labels):
+        yield (
+            f"products have {given / products:.1f} of {len(asked.labels)} labels of {asked.attribute} on average, "
+            "so the labels say little: raise the threshold, name with against what every picture shows, or let one "
+            "label fit (exclusive: true)"
+        )
 
 
 def read_source(path: Path) -> Head | tuple[Attribute, ...]:
@@ -218,13 +234,7 @@ def _head_panel(head: Head, stored: StoredModel) -> Panel:
             f"{head.dims} dimensions) than {stored.name!r} ({stored.source}, {stored.revision[:19]}, {stored.dims})",
             hint=f"name its model with --model, or train a head on this one: catvec train --head {head.attribute}",
         )
-    judge = Judge(
-        attribute=head.attribute,
-        labels=head.labels,
-        layers=head.layers,
-        is_exclusive=True,
-        threshold=head.threshold,
-    )
+    judge = head_judge(head)
     question = Question(
         attribute=head.attribute,
         labels=head.labels,

@@ -119,6 +119,8 @@ def _say(tagging: Tagging, place: str) -> None:
         say(_calibrated(calibration))
         for warning in calibration.warnings:
             say(f"warning: {warning}", level="warning")
+    for warning in tagging.warnings:
+        say(f"warning: {warning}", level="warning")
     names = ", ".join(tagged.attribute for tagged in tagging.attributes)
     rate = f" ({tagging.products_per_s:,.0f} products/s without loading)" if tagging.tagged else ""
     say(
@@ -142,6 +144,6 @@ def _calibrated(found: Calibration) -> str:
     fitted = "" if found.fitted == found.temperature else f" (kept: {found.fitted:.3g}, found now, is close)"
     return (
         f"{found.attribute}: temperature {found.temperature:.3g}{fitted} by {known}, {found.accuracy:.1%} of them "
-        f"right (always the most frequent label: {found.baseline:.1%}); calibration error {found.ece_before:.3f} before, "
-        f"{found.ece_after:.3f} after"
+        f"right (always the most frequent label: {found.baseline:.1%}); calibration error {found.ece_before:.3f} "
+        f"before, {found.ece_after:.3f} after"
     )

@@ -11,7 +11,7 @@ import torch
 from pipeline.calibration import calibrate, expected_error, fit_temperature
 from pipeline.judging import Judge, choose_labels, to_probabilities, zero_shot_judge
 from pipeline.known import Known
-from pipeline.labels import Attribute, Label, against_vector, label_vectors
+from pipeline.labels import Attribute, Label, against_vectors, label_vectors
 from pipeline.models.encoder import load_encoder
 from pipeline.models.weights import load_model
 from pipeline.settings import ModelSettings
@@ -72,15 +72,16 @@ def test_zero_shot_is_what_transformers_says(tiny_clip: Path, tiny_siglip: Path)
 
 
 def test_a_label_on_its_own_is_judged_against_words_that_say_nothing(tiny_clip: Path) -> None:
-    """Under a model without a sigmoid: the softmax of the two."""
+    """Under a model without a sigmoid: the softmax of the label and all of these."""
     encoder = encoder_of(tiny_clip)
     alone = Attribute(name="colour", labels=COLOURS.labels, templates=COLOURS.templates, is_exclusive=False)
     vectors = encoder.encode_texts(["red", "a thing", "dark blue mug"])
     logits = encoder.scoring.scale * vectors @ label_vectors(encoder, alone).T
-    against = encoder.scoring.scale * vectors @ against_vector(encoder, alone)
+    against = encoder.scoring.scale * vectors @ against_vectors(encoder, alone).T
+    assert against.shape == (3, 4)
     expected = [
-        [np.exp(one) / (np.exp(one) + np.exp(other)) for one in row]
-        for row, other in zip(logits, against, strict=True)
+        [np.exp(one) / (np.exp(one) + np.exp(others).sum()) for one in row]
+        for row, others in zip(logits, against, strict=True)
     ]
     np.testing.assert_allclose(zero_shot_judge(encoder, alone).probabilities(vectors), expected, atol=1e-4)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from pipeline.errors import ConfigError, ModelError
-from pipeline.labels import TEMPLATES, Attribute, Label, against_vector, label_vectors, read_labels
+from pipeline.labels import TEMPLATES, Attribute, Label, against_vectors, label_vectors, read_labels
 from pipeline.models.encoder import load_encoder
 from pipeline.settings import ModelSettings
 
@@ -188,19 +189,28 @@ def test_label_vectors_are_means_over_words_and_templates(encoder: Encoder) -> N
     np.testing.assert_allclose(found[0], mean_of("a photo of a red", "red"), atol=1e-6)
     navy = mean_of("a photo of a navy blue", "navy blue", "a photo of a dark blue", "dark blue")
     np.testing.assert_allclose(found[1], navy, atol=1e-6)
-    neutral = mean_of("a photo of a product", "product", "a photo of a thing", "thing")
-    np.testing.assert_allclose(against_vector(encoder, attribute), neutral, atol=1e-6)
+    neutral = [mean_of("a photo of a product", "product"), mean_of("a photo of a thing", "thing")]
+    np.testing.assert_allclose(against_vectors(encoder, attribute), neutral, atol=1e-6)
 
 
-def test_words_that_the_model_does_not_read_to_their_end_are_refused(encoder: Encoder) -> None:
-    """Two long texts that begin alike would be one."""
-    long = Label(name="long", words=(200 * "very " + "red",))
-    attribute = Attribute(name="colour", labels=(Label(name="red", words=("red",)), long), templates=("a {}",))
+def test_words_that_the_model_does_not_read_to_their_end_are_told(
+    encoder: Encoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And refused when they would make two labels one."""
+    red, long = Label(name="red", words=("red",)), Label(name="long", words=(200 * "very " + "red",))
+    attribute = Attribute(name="colour", labels=(red, long), templates=("a {}",))
+    label_vectors(encoder, attribute)
+    [record] = caplog.records
+    assert record.getMessage() == (
+        f"model tiny_clip reads {encoder.tokens_kept(long.words[0])} tokens of a text, so 1 of the 2 texts of "
+        f"attribute 'colour' are cut, such as {('a ' + long.words[0])[:60]!r}: use shorter words or templates"
+    )
+    other = Label(name="other", words=(200 * "very " + "blue",))
     with pytest.raises(ConfigError) as caught:
-        label_vectors(encoder, attribute)
+        label_vectors(encoder, replace(attribute, labels=(red, long, other)))
     assert caught.value.message == (
-        f"model 'tiny_clip' reads {encoder.tokens_kept(long.words[0])} tokens of a text, and these of attribute "
-        f"'colour' are more: {('a ' + long.words[0])[:60]!r}…"
+        "the labels 'long' and 'other' of attribute 'colour' are the same to model 'tiny_clip', expected labels that "
+        "it can tell apart"
     )
 
 
