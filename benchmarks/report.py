@@ -300,6 +300,16 @@ def write_demo_model(result: Result) -> Iterator[str]:
         yield f"Zero-shot by the words alone, {what}: {right}."
 
 
+def write_independent(result: Result) -> Iterator[str]:
+    yield f"{result['products']:,} products of the demo that its model never saw; precision / recall by threshold."
+    yield ""
+    compared = [found for found in result.values() if isinstance(found, dict) and "against" in found]
+    yield from table("compared with", *compared[0]["by_threshold"])
+    for found in compared:
+        shares = [f"{at['precision']:.3f} / {at['recall']:.3f}" for at in found["by_threshold"].values()]
+        yield f"| {', '.join(found['against'])} | {' | '.join(shares)} |"
+
+
 def interval(found: Result) -> str:
     least, most = found["interval_95"]
     return f"{found['share']:.3f} ({least:.3f}–{most:.3f})"
@@ -387,6 +397,7 @@ SECTIONS: dict[str, Callable[[Result], Iterator[str]]] = {
     "demo_model": write_demo_model,
     "clothing": write_clothing,
     "tokenizer": write_tokenizer,
+    "independent": write_independent,
 }
 
 if __name__ == "__main__":

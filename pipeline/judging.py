@@ -1,7 +1,7 @@
 """From vectors to probabilities of labels: what `tag` writes, whatever the labels come from.
 
-A judge is a few matrices and how their numbers are read. Those of labels in words are made here; those that were
-trained come from `pipeline/heads.py`.
+A judge is a few matrices and how their numbers are read. Those of labels in words and those of heads, which
+`pipeline/heads.py` trains, are made here.
 """
 
 from __future__ import annotations
@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from pipeline.labels import UNKNOWN, against_vector, label_vectors
+from pipeline.labels import against_vectors, label_vectors
+from pipeline.names import UNKNOWN
 
 Float = TypeVar("Float", np.float32, np.float64)
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from pipeline.labels import Attribute
     from pipeline.models.encoder import Encoder
+    from pipeline.models.head import Head
 
     Layer = tuple[NDArray[np.float32], NDArray[np.float32]]
 
@@ -29,7 +33,8 @@ class Judge:
     """How one attribute is judged.
 
     `layers` are weights [out, in] and biases [out], with a ReLU between two of them; the last has one row for each
-    label. Its logits, divided by `temperature`, go through a softmax with `is_exclusive`, else through a sigmoid.
+    label. Its logits, divided by `temperature`, go through a softmax with `is_exclusive`, else through a sigmoid. The
+    last layer may have more rows: then the odds of a label are those of a softmax of the label and these.
     """
 
     attribute: str
@@ -41,11 +46,14 @@ class Judge:
 
     def logits(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """[N, L] for unit vectors [N, D], before the temperature."""
-        for weights, bias in self.layers[:-1]:
-            vectors = np.maximum(vectors @ weights.T + bias, 0)
-        weights, bias = self.layers[-1]
-        logits: NDArray[np.float32] = vectors @ weights.T + bias
-        return logits
+        scores = apply_layers(self.layers, vectors)
+        logits, others = scores[:, : len(self.labels)], scores[:, len(self.labels) :]
+        if not others.shape[1]:
+            return logits
+        # the logarithm of the sum of exponentials; the largest is taken out against overflow
+        highest = others.max(axis=1, keepdims=True)
+        compared: NDArray[np.float32] = highest + np.log(np.exp(others - highest).sum(axis=1, keepdims=True))
+        return logits - compared
 
     def probabilities(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """[N, L] for unit vectors [N, D]; rows add up to 1 with `is_exclusive`."""
@@ -64,6 +72,15 @@ class Tags:
     probabilities: NDArray[np.float32]
 
 
+def apply_layers(layers: Sequence[Layer], vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The last layer's numbers [N, out] for vectors [N, D]; see `Judge.layers`."""
+    for weights, bias in layers[:-1]:
+        vectors = np.maximum(vectors @ weights.T + bias, 0)
+    weights, bias = layers[-1]
+    scores: NDArray[np.float32] = vectors @ weights.T + bias
+    return scores
+
+
 def to_probabilities(logits: NDArray[Float], *, is_exclusive: bool) -> NDArray[Float]:
     """Softmax over the labels of each row, or a sigmoid for each."""
     if is_exclusive:
@@ -76,20 +93,21 @@ def to_probabilities(logits: NDArray[Float], *, is_exclusive: bool) -> NDArray[F
     return halves
 
 
-def zero_shot_judge(encoder: Encoder, attribute: Attribute, *, temperature: float = 1.0) -> Judge:
+def zero_shot_judge(encoder: Encoder, attribute: Attribute) -> Judge:
     """The judge of an attribute in words, by the model's own scale.
 
     A label on its own is judged by the model's sigmoid where it has one; else against words that say nothing, as by
-    a softmax of the two (Tiu et al. 2022, "Expert-level detection of pathologies … via self-supervised learning",
-    compares "pneumonia" with "no pneumonia" so).
+    a softmax of the label and all of them (Tiu et al. 2022, "Expert-level detection of pathologies … via
+    self-supervised learning", compares "pneumonia" with "no pneumonia" so).
 
-    Raises ModelError when the model has no text side or gives no usable vector.
+    Raises ModelError when the model has no text side or gives no usable vector, ConfigError when two labels are
+    the same to it.
     """
     scoring = encoder.scoring
     vectors = label_vectors(encoder, attribute)
     bias = 0.0
     if not attribute.is_exclusive and scoring.bias is None:
-        vectors = vectors - against_vector(encoder, attribute)
+        vectors = np.concatenate([vectors, against_vectors(encoder, attribute)])
     elif not attribute.is_exclusive:
         bias = scoring.bias or 0.0
     weights = (scoring.scale * vectors).astype(np.float32)
@@ -99,7 +117,17 @@ def zero_shot_judge(encoder: Encoder, attribute: Attribute, *, temperature: floa
         layers=((weights, np.full(len(weights), bias, dtype=np.float32)),),
         is_exclusive=attribute.is_exclusive,
         threshold=attribute.threshold,
-        temperature=temperature,
+    )
+
+
+def head_judge(head: Head) -> Judge:
+    """The judge that a trained head is."""
+    return Judge(
+        attribute=head.attribute,
+        labels=head.labels,
+        layers=head.layers,
+        is_exclusive=True,
+        threshold=head.threshold,
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import compress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pipeline.learned import Learned
     from pipeline.store.connect import Session
     from pipeline.store.models import StoredModel
 
@@ -26,31 +28,46 @@ PAGE = 2_000
 class Known:
     """Products in the order of their ids: unit vectors float32 [P, D], and the numbers int64 [P] of their labels.
 
-    Of products that show the same images, one is here. `left_out` have a value that is none of the labels,
-    or several in a list.
+    Of products that show the same images, one is here. `is_learned` [P] says which of them the model, or what stands
+    on it, has learned from. `left_out` have a value that is none of the labels, or several in a list.
     """
 
     product_ids: tuple[str, ...]
     vectors: NDArray[np.float32]
     truth: NDArray[np.int64]
+    is_learned: NDArray[np.bool_]
     labels: tuple[str, ...]
     left_out: int
+
+    def __len__(self) -> int:
+        return len(self.truth)
+
+    def keep(self, wanted: NDArray[np.bool_]) -> Known:
+        """The products of `wanted` [P] alone."""
+        return replace(
+            self,
+            product_ids=tuple(compress(self.product_ids, wanted)),
+            vectors=self.vectors[wanted],
+            truth=self.truth[wanted],
+            is_learned=self.is_learned[wanted],
+        )
 
     def with_labels_of(self, fewest: int) -> Known:
         """Without the labels that fewer products have."""
         counts = np.bincount(self.truth, minlength=len(self.labels))
         kept = np.flatnonzero(counts >= fewest)
-        rows = np.flatnonzero(np.isin(self.truth, kept))
-        return Known(
-            product_ids=tuple(self.product_ids[row] for row in rows),
-            vectors=self.vectors[rows],
-            truth=np.searchsorted(kept, self.truth[rows]),
+        known = self.keep(np.isin(self.truth, kept))
+        return replace(
+            known,
+            truth=np.searchsorted(kept, known.truth),
             labels=tuple(self.labels[label] for label in kept),
-            left_out=self.left_out + len(self.truth) - len(rows),
+            left_out=self.left_out + len(self) - len(known),
         )
 
 
-def read_known(session: Session, model: StoredModel, attribute: str, labels: Sequence[str] | None = None) -> Known:
+def read_known(
+    session: Session, model: StoredModel, attribute: str, labels: Sequence[str] | None = None, *, learned: Learned
+) -> Known:
     """The products with a vector under the model and a value of the attribute: category, brand, or one of attrs.
 
     With `labels`, those whose value is one of them, as `labels.plain` compares; else every value is a label.
@@ -77,11 +94,14 @@ def read_known(session: Session, model: StoredModel, attribute: str, labels: Seq
     products = [product for page in pages for product in page.product_ids]
     shown = [contents for page in pages for contents in page.contents]
     rows = sorted({contents: row for row, contents in reversed(list(enumerate(shown)))}.values())
+    # what was learned from is known under every product that shows it
+    seen = {contents for contents, is_seen in zip(shown, learned.hold(products), strict=True) if is_seen}
     vectors = np.concatenate([np.empty((0, model.dims), dtype=np.float32), *(page.vectors for page in pages)])
     return Known(
         product_ids=tuple(products[row] for row in rows),
         vectors=vectors[rows],
         truth=np.array([wanted[products[row]] for row in rows], dtype=np.int64),
+        is_learned=np.array([shown[row] in seen for row in rows], dtype=bool),
         labels=names,
         left_out=len(values) - len(wanted),
     )

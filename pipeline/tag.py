@@ -14,9 +14,10 @@ from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigError, ModelError
-from pipeline.judging import Judge, choose_labels, zero_shot_judge
+from pipeline.judging import Judge, choose_labels, head_judge, zero_shot_judge
 from pipeline.known import read_known
 from pipeline.labels import Attribute, read_labels
+from pipeline.learned import Learned, read_learned
 from pipeline.models.head import SUFFIX, Head, read_head
 from pipeline.search import load_stored_encoder
 
@@ -32,9 +33,9 @@ if TYPE_CHECKING:
 
 PAGE = 2_000
 """products judged and written in one transaction: 4 MB of 512 numbers each, and a second of work that a kill costs"""
-FEWEST_KNOWN = 20
-"""products with a known label that a temperature is fitted on, at least"""
-DIGEST_OF = "catvec labels 1"
+MOST = 0.5
+"""of all labels of an attribute, that products have on average; exclusive ones of two labels have this at most"""
+DIGEST_OF = "catvec labels 2"
 """changes when the same words would give other vectors"""
 
 
@@ -64,15 +65,20 @@ class Tagging:
     products_per_s: float
     attributes: tuple[TaggedAttribute, ...]
     behind: Mapping[str, int]
+    warnings: tuple[str, ...]
     calibrations: tuple[Calibration, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """Who judges: the questions, at the judges' own temperature, and the judges, for which a model may be loaded."""
+    """Who judges: the questions, at the judges' own temperature, and the judges, for which a model may be loaded.
+
+    `find_learned` says which products they have learned from.
+    """
 
     questions: tuple[Question, ...]
     seat: Callable[[], Sequence[Judge]]
+    find_learned: Callable[[], Learned] = Learned
 
 
 def tag(
@@ -119,7 +125,7 @@ def tag_by(
     began = time.monotonic()
     with Session(url, on_connect=holding(url, partial(take_lock, model=stored))) as session:
         calibrations = _calibrate(session, stored, panel, calibrate)
-        questions = _set_temperatures(session, stored, panel, calibrations)
+        questions, calibrations = _set_temperatures(session, stored, panel, calibrations)
         editions, work = _begin(session, stored, questions)
         judges = _set_judges(panel, questions, editions) if work.pieces else {}
         loaded = time.monotonic()
@@ -147,8 +153,21 @@ def tag_by(
             for name in editions
         ),
         behind=work.behind,
+        warnings=tuple(warn for asked in questions for warn in _warn_of_all(asked, counts, work.products)),
         calibrations=calibrations,
     )
+
+
+def _warn_of_all(asked: Question, counts: Mapping[str, Mapping[str, int]], products: int) -> Iterator[str]:
+    """What most products get most of says nothing about any of them."""
+    found = counts.get(asked.attribute, {})
+    given = sum(found.get(label, 0) for label in asked.labels)
+    if products and len(asked.labels) > 1 and given > MOST * products * len(asked.labels):
+        yield (
+            f"products have {given / products:.1f} of {len(asked.labels)} labels of {asked.attribute} on average, "
+            "so the labels say little: raise the threshold, name with against what every picture shows, or let one "
+            "label fit (exclusive: true)"
+        )
 
 
 def read_source(path: Path) -> Head | tuple[Attribute, ...]:
@@ -204,7 +223,11 @@ def _labels_panel(attributes: Sequence[Attribute], stored: StoredModel, choice: 
         encoder = load_stored_encoder(stored, choice)
         return [zero_shot_judge(encoder, attribute) for attribute in attributes]
 
-    return Panel(questions=tuple(map(_question_of, attributes)), seat=cache(seat))
+    return Panel(
+        questions=tuple(map(_question_of, attributes)),
+        seat=cache(seat),
+        find_learned=partial(read_learned, stored, choice.weights),
+    )
 
 
 def _head_panel(head: Head, stored: StoredModel) -> Panel:
@@ -218,13 +241,7 @@ def _head_panel(head: Head, stored: StoredModel) -> Panel:
             f"{head.dims} dimensions) than {stored.name!r} ({stored.source}, {stored.revision[:19]}, {stored.dims})",
             hint=f"name its model with --model, or train a head on this one: catvec train --head {head.attribute}",
         )
-    judge = Judge(
-        attribute=head.attribute,
-        labels=head.labels,
-        layers=head.layers,
-        is_exclusive=True,
-        threshold=head.threshold,
-    )
+    judge = head_judge(head)
     question = Question(
         attribute=head.attribute,
         labels=head.labels,
@@ -232,7 +249,12 @@ def _head_panel(head: Head, stored: StoredModel) -> Panel:
         threshold=head.threshold,
         temperature=None,
     )
-    return Panel(questions=(question,), seat=lambda: [judge])
+
+    def find_learned() -> Learned:
+        learned = read_learned(stored)
+        return replace(learned, trained=(*learned.trained, head.learned))
+
+    return Panel(questions=(question,), seat=lambda: [judge], find_learned=find_learned)
 
 
 def _question_of(attribute: Attribute) -> Question:
@@ -252,41 +274,46 @@ def _question_of(attribute: Attribute) -> Question:
 def _calibrate(
     session: Session, model: StoredModel, panel: Panel, wanted: Mapping[str, str]
 ) -> tuple[Calibration, ...]:
-    judges = {judge.attribute: judge for judge in panel.seat()} if wanted else {}
-    return tuple(_calibrate_one(session, model, judges[name], truth) for name, truth in wanted.items())
+    if not wanted:
+        return ()
+    judges = {judge.attribute: judge for judge in panel.seat()}
+    learned = panel.find_learned()
+    return tuple(_calibrate_one(session, model, judges[name], truth, learned) for name, truth in wanted.items())
 
 
-def _calibrate_one(session: Session, model: StoredModel, judge: Judge, name: str) -> Calibration:
-    """Fit a temperature on all products whose value in the catalog is one of the labels."""
-    from pipeline.calibration import calibrate
+def _calibrate_one(session: Session, model: StoredModel, judge: Judge, name: str, learned: Learned) -> Calibration:
+    """Fit a temperature on the products whose value in the catalog is one of the labels."""
+    from pipeline.calibration import FEWEST_KNOWN, calibrate
 
-    known = read_known(session, model, name, judge.labels)
-    if len(known.truth) < FEWEST_KNOWN:
+    known = read_known(session, model, name, judge.labels, learned=learned)
+    if len(known) < FEWEST_KNOWN:
         raise ConfigError(
-            f"{len(known.truth):,} products have one of the labels of {judge.attribute!r} as their {name!r} in the "
+            f"{len(known):,} products have one of the labels of {judge.attribute!r} as their {name!r} in the "
             f"catalog, expected at least {FEWEST_KNOWN}; {known.left_out:,} have another value, or a list",
             hint="labels and values are compared but for upper and lower case and white space",
         )
-    return calibrate(judge, known.vectors, known.truth, name=name, left_out=known.left_out)
+    found = calibrate(judge, known, name=name, model=model.name)
+    return replace(found, warnings=(*found.warnings, *learned.warnings))
 
 
 def _set_temperatures(
     session: Session, model: StoredModel, panel: Panel, calibrations: Sequence[Calibration]
-) -> list[Question]:
-    """The questions with the temperatures just found, or found before for the same question."""
+) -> tuple[list[Question], tuple[Calibration, ...]]:
+    """The questions with the temperatures just found, or found before for the same question while that is close."""
+    from pipeline.calibration import keep_close
     from pipeline.store.tags import list_editions
 
     editions = session.run(partial(list_editions, model=model))
-    before = {
-        (edition.attribute, tuple(edition.labels), edition.question): edition.temperature for edition in editions
+    found = {
+        (edition.attribute, tuple(edition.labels), edition.question): edition.temperature
+        for edition in sorted(editions, key=lambda edition: edition.is_current)
     }
-    now = {found.attribute: found.temperature for found in calibrations}
-    return [
-        replace(
-            asked, temperature=now.get(asked.attribute, before.get((asked.attribute, asked.labels, asked.question)))
-        )
-        for asked in panel.questions
-    ]
+    before = {
+        asked.attribute: found.get((asked.attribute, asked.labels, asked.question)) for asked in panel.questions
+    }
+    used = tuple(keep_close(one, before[one.attribute]) for one in calibrations)
+    now = before | {one.attribute: one.temperature for one in used}
+    return [replace(asked, temperature=now[asked.attribute]) for asked in panel.questions], used
 
 
 def _begin(session: Session, model: StoredModel, questions: Sequence[Question]) -> tuple[dict[str, int], Work]:

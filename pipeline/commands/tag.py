@@ -118,10 +118,14 @@ def _rows(tagging: Tagging) -> Iterator[tuple[str, str, int, str]]:
 
 
 def _say(tagging: Tagging, place: str) -> None:
-    from pipeline.labels import UNKNOWN
+    from pipeline.names import UNKNOWN
 
     for calibration in tagging.calibrations:
         say(_calibrated(calibration))
+        for warning in calibration.warnings:
+            say(f"warning: {warning}", level="warning")
+    for warning in tagging.warnings:
+        say(f"warning: {warning}", level="warning")
     names = ", ".join(tagged.attribute for tagged in tagging.attributes)
     rate = f" ({tagging.products_per_s:,.0f} products/s without loading)" if tagging.tagged else ""
     say(
@@ -140,8 +144,13 @@ def _say(tagging: Tagging, place: str) -> None:
 
 
 def _calibrated(found: Calibration) -> str:
+    trained = f", {found.left_out_trained:,} more were trained on" if found.left_out_trained else ""
+    known = (
+        f"{found.products:,} products of known {found.truth!r} ({found.left_out:,} have another, or a list{trained})"
+    )
+    fitted = "" if found.fitted == found.temperature else f" (kept: {found.fitted:.3g}, found now, is close)"
     return (
-        f"{found.attribute}: temperature {found.temperature:.3g} by {found.products:,} products of known "
-        f"{found.truth!r} ({found.left_out:,} have another, or a list), {found.accuracy:.1%} of them right; "
-        f"calibration error {found.ece_before:.3f} before, {found.ece_after:.3f} after"
+        f"{found.attribute}: temperature {found.temperature:.3g}{fitted} by {known}, {found.accuracy:.1%} of them "
+        f"right (always the most frequent label: {found.baseline:.1%}); calibration error {found.ece_before:.3f} "
+        f"before, {found.ece_after:.3f} after"
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.intervals import FINEST
+from pipeline.learned import warn_of_learned
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -72,12 +73,7 @@ def show_p(p: float) -> str:
 
 def warn_of_trained(coverage: Coverage, model: str) -> tuple[str, ...]:
     """What must stand beside every number when a model is judged by what it was trained on."""
-    if not coverage.trained:
-        return ()
-    return (
-        f"model {model} was trained on {coverage.trained:,} of these {coverage.products:,} products: "
-        "the numbers say little about products that it has not seen",
-    )
+    return warn_of_learned(model, learned=coverage.trained or 0, products=coverage.products)
 
 
 def say_coverage(coverage: Coverage, lacking: str, *, unstated: Sequence[str] = ()) -> str:

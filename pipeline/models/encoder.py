@@ -236,6 +236,14 @@ class Encoder:
         tokenizer = self._load_tokenizer()
         return None if tokenizer.fits(text) else tokenizer.max_length
 
+    def tokens_of(self, text: str) -> tuple[int, ...]:
+        """The ids of the tokens that are read of a text: texts that share them are one to the model.
+
+        Raises:
+            ModelError: as in `encode_texts`.
+        """
+        return tuple(self._load_tokenizer().tokenize([text])["input_ids"][0].tolist())
+
     def _load_tokenizer(self) -> Tokenizer:
         if not self.spec.has_text:
             raise ModelError(

@@ -9,12 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.errors import ConfigError, ModelError
 from pipeline.files import check_writable, write_atomically
+from pipeline.models.trained import TrainedProducts
+from pipeline.names import UNKNOWN, find_fault, shorten
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,8 +27,20 @@ if TYPE_CHECKING:
 FORMAT = 1
 """rises when a reader of the old one would misread the new"""
 METADATA = "catvec_head"
+LEARNED = "learned"
+"""the tensor of digests of the products that it was fitted on"""
 SUFFIX = ".safetensors"
-FIELDS = ("attribute", "labels", "threshold", "source", "revision", "fingerprint", "dims")
+FIELDS: dict[str, type | tuple[type, ...]] = {
+    "attribute": str,
+    "labels": list,
+    "threshold": (int, float),
+    "source": str,
+    "revision": str,
+    "fingerprint": str,
+    "dims": int,
+    "report": dict,
+}
+EXPECTED = {str: "a text", list: "a list", int: "a whole number", dict: "an object"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -33,8 +48,8 @@ class Head:
     """A classifier of one attribute on the unit vectors of one model.
 
     `layers` are weights [out, in] and biases [out], with a ReLU between two of them and a softmax at the end; the
-    last has one row for each label. `source`, `revision`, `fingerprint` and `dims` are the model's. `report` says how
-    it was trained and how good it was.
+    last has one row for each label. `source`, `revision`, `fingerprint` and `dims` are the model's. `learned` are the
+    products that it was fitted on; `report` says how it was trained and how good it was.
     """
 
     attribute: str
@@ -45,6 +60,7 @@ class Head:
     fingerprint: str
     dims: int
     layers: tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]
+    learned: TrainedProducts
     report: dict[str, Any]
 
     @property
@@ -89,11 +105,11 @@ def write_head(path: Path, head: Head) -> None:
     """Put the head where `path` is, in one step. Raises CatvecError."""
     from safetensors.numpy import save
 
-    tensors = {}
+    tensors: dict[str, NDArray[Any]] = {LEARNED: head.learned.digests}
     for place, (weights, bias) in enumerate(head.layers):
         tensors[f"layers.{place}.weight"] = np.ascontiguousarray(weights)
         tensors[f"layers.{place}.bias"] = np.ascontiguousarray(bias)
-    about = {"format": FORMAT, **{name: getattr(head, name) for name in FIELDS}, "report": head.report}
+    about = {"format": FORMAT, **{name: getattr(head, name) for name in FIELDS}}
     write_atomically(path, save(tensors, metadata={METADATA: json.dumps(about)}))
 
 
@@ -113,26 +129,77 @@ def read_head(path: Path) -> Head:
             hint="labels in words stand in a YAML or JSON file",
         )
     try:
-        about = json.loads(metadata[METADATA])
-        if about["format"] != FORMAT:
-            raise ModelError(
-                f"the head {str(path)!r} has format {about['format']!r}, expected {FORMAT}",
-                hint="read it with the release of catvec that wrote it, or train it again",
-            )
-        return _parse(about, tensors)
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        return _parse(json.loads(metadata[METADATA]), tensors)
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"the head {str(path)!r} is damaged: {error}", hint="train it again") from error
+    except ModelError as error:
+        raise ModelError(f"the head {str(path)!r} {error.message}", hint=error.hint) from error
 
 
-def _parse(about: dict[str, Any], tensors: dict[str, NDArray[np.float32]]) -> Head:
-    count = len(tensors) // 2
-    layers = tuple((tensors[f"layers.{place}.weight"], tensors[f"layers.{place}.bias"]) for place in range(count))
-    sizes = [about["dims"], *(len(bias) for _, bias in layers)]
-    shapes = [weights.shape for weights, _ in layers]
-    expected = list(zip(sizes[1:], sizes, strict=False))
-    if not layers or shapes != expected or sizes[-1] != len(about["labels"]):
-        raise ValueError(f"its matrices are {shapes}, expected {expected} for {len(about['labels'])} labels")
-    if not all(np.isfinite(weights).all() and np.isfinite(bias).all() for weights, bias in layers):
+def _parse(about: Any, tensors: dict[str, NDArray[Any]]) -> Head:
+    """Raises ValueError, and ModelError for another format."""
+    _require(about, dict, "its metadata")
+    if about.get("format") != FORMAT:
+        raise ModelError(
+            f"has format {about.get('format')!r}, expected {FORMAT}",
+            hint="read it with the release of catvec that wrote it, or train it again",
+        )
+    for name, kind in FIELDS.items():
+        _require(about.get(name), kind, name)
+    _check_name(about["attribute"], "attribute")
+    labels = _parse_labels(about["labels"])
+    if not 0 <= about["threshold"] <= 1:  # nor NaN
+        raise ValueError(f"threshold is {about['threshold']!r}, expected 0 to 1")
+    learned = tensors.pop(LEARNED, np.empty(0))
+    if learned.dtype != np.uint64 or learned.ndim != 1:
+        raise ValueError(f"{LEARNED} holds {learned.dtype} of {learned.ndim} dimensions, expected uint64 of 1")
+    return Head(
+        **{name: about[name] for name in FIELDS} | {"labels": labels},
+        layers=_parse_layers(tensors, about["dims"], len(labels)),
+        learned=TrainedProducts(digests=learned),
+    )
+
+
+def _require(value: object, kind: type | tuple[type, ...], name: str) -> None:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        expected = "a number" if isinstance(kind, tuple) else EXPECTED[kind]
+        raise ValueError(f"{name} is {value!r}, expected {expected}")
+
+
+def _check_name(value: object, what: str) -> None:
+    _require(value, str, what)
+    fault = find_fault(str(value))
+    if fault is not None:
+        raise ValueError(f"{what} {shorten(str(value))} {fault}")
+
+
+def _parse_labels(values: list[Any]) -> tuple[str, ...]:
+    for value in values:
+        _check_name(value, "label")
+        if value == UNKNOWN:
+            raise ValueError(
+                f"one of its labels is {UNKNOWN!r}, which is what a product is called that no label fits"
+            )
+    if len(values) < 2 or len(set(values)) < len(values):
+        raise ValueError(f"labels is {values!r}, expected at least 2 different ones")
+    return tuple(values)
+
+
+def _parse_layers(
+    tensors: dict[str, NDArray[Any]], dims: int, labels: int
+) -> tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]:
+    places = range(len(tensors) // 2)
+    expected = sorted(f"layers.{place}.{name}" for place in places for name in ("weight", "bias"))
+    if sorted(tensors) != expected or not tensors:
+        raise ValueError(f"its matrices are {sorted(tensors)}, expected {expected or ['layers.0.bias', '…']}")
+    if any(tensor.dtype != np.float32 for tensor in tensors.values()):
+        raise ValueError("its matrices are not all float32")
+    layers = tuple((tensors[f"layers.{place}.weight"], tensors[f"layers.{place}.bias"]) for place in places)
+    sizes = [dims, *(bias.size for _, bias in layers)]
+    found = [(weights.shape, bias.shape) for weights, bias in layers]
+    fitting = [((outputs, inputs), (outputs,)) for inputs, outputs in pairwise(sizes)]
+    if found != fitting or sizes[-1] != labels:
+        raise ValueError(f"its matrices are {found}, expected {fitting} for {labels} labels")
+    if not all(np.isfinite(tensor).all() for tensor in tensors.values()):
         raise ValueError("its matrices hold numbers that are not finite")
-    fields = {name: about[name] for name in FIELDS} | {"labels": tuple(about["labels"])}
-    return Head(**fields, layers=layers, report=about["report"])
+    return layers

@@ -40,6 +40,10 @@ class TrainedProducts:
         return known & np.array([_is_url(url) for url in urls], dtype=np.bool_)
 
 
+def digest_products(product_ids: Iterable[str]) -> TrainedProducts:
+    return TrainedProducts(digests=np.unique(_digests(product_ids)))
+
+
 def write_trained_products(
     folder: Path, product_ids: Iterable[str], urls: Iterable[str] = (), *, before: TrainedProducts | None = None
 ) -> None:

@@ -87,6 +87,28 @@ def test_tags_say_what_the_catalog_knows(catvec: Catvec, url: str, folder: Path)
     assert sum(title.startswith("red ") for title in filtered) >= 4
 
 
+def test_labels_on_their_own_are_given_to_few_others(catvec: Catvec, url: str, tmp_path: Path) -> None:
+    """By default: benchmarks/results/independent.json has the shares over more products."""
+    path = tmp_path / "alone.yaml"
+    path.write_text(
+        "colour: {labels: [red, navy, teal, grey], exclusive: false}\n"
+        "pattern: {labels: [striped, dotted, checked], exclusive: false, against: [zzz]}\n"
+    )
+    tagged = catvec("tag", path, "--db", url, "--json")
+    with psycopg.connect(url, autocommit=True) as connection:
+        [(given, right, asked)] = connection.execute(
+            "SELECT count(*) FILTER (WHERE label <> 'unknown'), count(*) FILTER (WHERE p.attrs ->> 'colour' = label),"
+            "       count(DISTINCT product_id) FILTER (WHERE p.attrs ->> 'colour' IN ('red', 'navy', 'teal', 'grey'))"
+            "  FROM catvec.product_tags JOIN catvec.products p USING (product_id) WHERE attribute = 'colour'"
+        ).fetchall()
+    assert catvec("tag", "--drop", "colour", "--drop", "pattern", "--db", url).code == 0
+    assert right / given >= 0.85
+    assert right / asked >= 0.9
+    [warning] = tagged.json()["warnings"]
+    assert "of 3 labels of pattern on average, so the labels say little" in warning
+    assert f"warning: {warning}" in tagged.err
+
+
 def test_the_model_passes_its_evaluation(catvec: Catvec, url: str, folder: Path) -> None:
     retrieval = catvec("evaluate", "retrieval", "--db", url, "--fail-under", "text_to_image.recall@1=0.95", "--json")
     assert retrieval.code == 0, retrieval.err

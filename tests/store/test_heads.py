@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from pipeline.errors import ConfigError
 from pipeline.heads import HeadReport, train_head
 from pipeline.models.head import read_head
 from pipeline.models.probe import fit_layers
+from pipeline.models.trained import write_trained_products
 from pipeline.search import EncoderChoice
 from pipeline.settings import HeadSettings
 from pipeline.tag import tag
@@ -88,6 +90,32 @@ def test_a_hidden_layer_learns_what_no_plane_can_part(shop: Shop, database_url: 
     assert len(read_head(tmp_path / "kind.safetensors").layers) == 2
 
 
+def test_a_head_that_is_always_right_is_not_sure_of_everything(shop: Shop, database_url: str, tmp_path: Path) -> None:
+    """Right for all of the 54 that the penalty is chosen by, it may be wrong for the 55th."""
+
+    def by_side(vectors: np.ndarray) -> np.ndarray:
+        vectors[:, 0] += np.where(vectors[:, 0] > 0, 2, -2)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return np.where(vectors[:, 0] > 0, "dress", "bag")
+
+    fill(shop, by_side)
+    report = train(database_url, tmp_path)
+    assert report.accuracy == 1
+    tag(database_url, tmp_path / "kind.safetensors", EncoderChoice(), calibrate={})
+    mean = shop.one("SELECT avg(probability) FROM catvec.product_tags")
+    assert 0.9 < mean < 1 - 0.5 / 56
+
+
+def test_a_head_that_knows_nothing_says_so(shop: Shop, database_url: str, tmp_path: Path) -> None:
+    def by_chance(vectors: np.ndarray) -> np.ndarray:
+        return np.where(np.random.default_rng(1).random(len(vectors)) < 0.9, "dress", "bag")
+
+    fill(shop, by_chance)
+    report = train(database_url, tmp_path)
+    assert report.accuracy <= report.baseline
+    assert any("its labels say nothing about these products" in warning for warning in report.warnings)
+
+
 def test_the_same_seed_gives_the_same_head(shop: Shop, database_url: str, tmp_path: Path) -> None:
     fill(shop, by_largest)
     digests = []
@@ -114,6 +142,22 @@ def test_the_file_says_which_model_it_belongs_to_and_how_good_it_is(
     json.dumps(head.report)
 
 
+def test_values_that_are_no_label_are_left_out_with_a_word(shop: Shop, database_url: str, tmp_path: Path) -> None:
+    def with_unknown(vectors: np.ndarray) -> np.ndarray:
+        kinds = by_largest(vectors).astype("U300")
+        kinds[1:9], kinds[11:19] = "Unknown", 201 * "x"
+        return kinds
+
+    fill(shop, with_unknown)
+    report = train(database_url, tmp_path)
+    assert set(report.products_by_label) == {"dress", "bag", "shoe"}
+    assert report.products == 270 - 16
+    assert report.warnings[-2:] == (
+        "8 products are left out: their kind 'Unknown' is what a product is called that no label fits",
+        "8 products are left out: their kind 'xxxxxxxxxxxxxxxxxxxx'… has 201 characters, expected at most 200",
+    )
+
+
 def test_rare_labels_are_left_out_and_too_few_are_refused(shop: Shop, database_url: str, tmp_path: Path) -> None:
     def with_rare(vectors: np.ndarray) -> np.ndarray:
         kinds = by_largest(vectors)
@@ -128,6 +172,66 @@ def test_rare_labels_are_left_out_and_too_few_are_refused(shop: Shop, database_u
         ConfigError, match=r"0 values of 'colour' in the catalog have 5 products or more with a vector"
     ):
         train(database_url, tmp_path, attribute="colour")
+
+
+def learn(shop: Shop, model: StoredModel, folder: Path, rows: range) -> None:
+    """Let the model's folder say that it was trained on these products."""
+    write_trained_products(folder, [f"P{row:03}" for row in rows])
+    shop.all("UPDATE catvec_store.models SET location = %s RETURNING 1", str(folder))
+
+
+def test_what_the_model_was_trained_on_is_learned_from_but_not_judged_by(
+    shop: Shop, database_url: str, tmp_path: Path
+) -> None:
+    """The first products are labelled by their vectors, the others, that the model has not seen, by a coin."""
+
+    def label(vectors: np.ndarray) -> np.ndarray:
+        kinds = by_largest(vectors)
+        kinds[200:] = np.random.default_rng(3).choice(["dress", "bag"], len(kinds) - 200)
+        return kinds
+
+    model = fill(shop, label)
+    learn(shop, model, tmp_path, range(200))
+    report = train(database_url, tmp_path)
+    assert (report.products, report.trained) == (270, 180)
+    assert not any("was trained" in warning for warning in report.warnings)
+    assert 36 <= report.held_out <= 45
+    assert report.accuracy < 0.75  # by a coin, although 180 of 270 are learned well
+    assert report.accuracy_by_label["shoe"] is None
+    assert sum(report.products_by_label.values()) == 270
+    head = read_head(tmp_path / "kind.safetensors")
+    assert len(head.learned.digests) == 270 - report.held_out
+    # what the head has learned from is not what it is calibrated by
+    found = tag(
+        database_url, tmp_path / "kind.safetensors", EncoderChoice(), calibrate={"kind": "kind"}
+    ).calibrations[0]
+    assert (found.products, found.left_out_trained) == (report.held_out, 270 - report.held_out)
+    assert found.accuracy == pytest.approx(report.accuracy, abs=1e-4)
+
+
+def test_too_few_that_the_model_has_not_seen_are_judged_by_with_a_warning(
+    shop: Shop, database_url: str, tmp_path: Path
+) -> None:
+    model = fill(shop, by_largest)
+    learn(shop, model, tmp_path, range(290))
+    report = train(database_url, tmp_path)
+    assert report.held_out > 50
+    [warning] = report.warnings
+    assert re.fullmatch(
+        rf"model tiny was trained on \d+ of these {report.held_out} products: the numbers say little about products "
+        "that it has not seen",
+        warning,
+    )
+
+
+def test_a_model_whose_folder_is_gone_may_have_been_trained_on_anything(
+    shop: Shop, database_url: str, tmp_path: Path
+) -> None:
+    fill(shop, by_largest)
+    [warning] = train(database_url, tmp_path).warnings
+    assert warning.startswith(
+        "the folder of model tiny is no longer in '/models/tiny', so nobody knows which of these"
+    )
 
 
 def test_a_folder_that_is_not_there_is_refused_before_any_work(database_url: str, tmp_path: Path) -> None:

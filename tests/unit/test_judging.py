@@ -10,7 +10,8 @@ import torch
 
 from pipeline.calibration import calibrate, expected_error, fit_temperature
 from pipeline.judging import Judge, choose_labels, to_probabilities, zero_shot_judge
-from pipeline.labels import Attribute, Label, against_vector, label_vectors
+from pipeline.known import Known
+from pipeline.labels import Attribute, Label, against_vectors, label_vectors
 from pipeline.models.encoder import load_encoder
 from pipeline.models.weights import load_model
 from pipeline.settings import ModelSettings
@@ -71,15 +72,16 @@ def test_zero_shot_is_what_transformers_says(tiny_clip: Path, tiny_siglip: Path)
 
 
 def test_a_label_on_its_own_is_judged_against_words_that_say_nothing(tiny_clip: Path) -> None:
-    """Under a model without a sigmoid: the softmax of the two."""
+    """Under a model without a sigmoid: the softmax of the label and all of these."""
     encoder = encoder_of(tiny_clip)
     alone = Attribute(name="colour", labels=COLOURS.labels, templates=COLOURS.templates, is_exclusive=False)
     vectors = encoder.encode_texts(["red", "a thing", "dark blue mug"])
     logits = encoder.scoring.scale * vectors @ label_vectors(encoder, alone).T
-    against = encoder.scoring.scale * vectors @ against_vector(encoder, alone)
+    against = encoder.scoring.scale * vectors @ against_vectors(encoder, alone).T
+    assert against.shape == (3, 4)
     expected = [
-        [np.exp(one) / (np.exp(one) + np.exp(other)) for one in row]
-        for row, other in zip(logits, against, strict=True)
+        [np.exp(one) / (np.exp(one) + np.exp(others).sum()) for one in row]
+        for row, others in zip(logits, against, strict=True)
     ]
     np.testing.assert_allclose(zero_shot_judge(encoder, alone).probabilities(vectors), expected, atol=1e-4)
 
@@ -141,11 +143,62 @@ def test_the_temperature_that_made_the_labels_is_found(temperature: float) -> No
     assert fit_temperature(logits, truth, is_exclusive=True) == pytest.approx(grid[np.argmin(loss)], rel=0.02)
 
 
-def test_answers_that_are_all_right_or_all_wrong_have_a_bounded_temperature() -> None:
-    logits = np.array([[5.0, 0.0], [0.0, 5.0]] * 10)
-    truth = np.array([0, 1] * 10)
-    assert fit_temperature(logits, truth, is_exclusive=True) < 0.2
-    assert fit_temperature(logits, 1 - truth, is_exclusive=True) == pytest.approx(100)
+@pytest.mark.parametrize("products", [2, 20, 1_000])
+@pytest.mark.parametrize("labels", [2, 12])
+def test_answers_that_are_all_right_leave_the_doubt_of_their_number(products: int, labels: int) -> None:
+    """Laplace's rule of succession: after N right ones the next is right by (N + 1) / (N + 2)."""
+    truth = np.arange(products) % labels
+    logits = 5.0 * np.eye(labels)[truth]
+    for is_exclusive in (True, False):
+        temperature = fit_temperature(logits, truth, is_exclusive=is_exclusive)
+        # independent ones have a logit of 0 for what does not fit, which no temperature moves
+        doubt = 1 - to_probabilities(logits / temperature, is_exclusive=is_exclusive)[np.arange(products), truth]
+        np.testing.assert_allclose(doubt, 1 / (products + 2), rtol=1e-3)
+
+
+def test_answers_that_are_all_wrong_say_nothing_and_are_told() -> None:
+    logits = np.tile(5 * np.eye(2), (10, 1))
+    truth = np.tile([1, 0], 10)
+    assert fit_temperature(logits, truth, is_exclusive=True) == pytest.approx(100)
+    found = calibrate(judge([[5, 0], [0, 5]]), known(logits.astype(np.float32) / 5, truth), name="x", model="tiny")
+    assert (found.accuracy, found.baseline) == (0, 0.5)
+    assert found.warnings == (
+        "colour is right for 0.0% of the products, and always saying the most frequent label would be for 50.0%: "
+        "its labels say nothing about these products",
+    )
+
+
+def known(vectors: np.ndarray, truth: np.ndarray, *, learned: int = 0) -> Known:
+    """Products with these labels, of which the model was trained on the last ones."""
+    count = len(truth)
+    return Known(
+        product_ids=tuple(map(str, range(count))),
+        vectors=vectors,
+        truth=truth,
+        is_learned=np.arange(count) >= count - learned,
+        labels=tuple("abcd"),
+        left_out=3,
+    )
+
+
+def test_what_was_learned_from_is_not_calibrated_by_while_there_is_enough_else() -> None:
+    """Of what the model has learned everything is right, of the rest half."""
+    vectors = np.tile(np.eye(4, dtype=np.float32), (25, 1))
+    truth = np.tile(np.arange(4), 25)
+    truth[:40:2] += 1
+    truth[:40] %= 4
+    sure = judge((10 * np.eye(4)).tolist())
+
+    found = calibrate(sure, known(vectors, truth, learned=60), name="farbe", model="tiny")
+    few = calibrate(sure, known(vectors, truth, learned=81), name="farbe", model="tiny")
+
+    assert (found.products, found.left_out_trained, found.accuracy) == (40, 60, 0.5)
+    assert not any("trained" in warning for warning in found.warnings)
+    assert (few.products, few.left_out_trained, few.accuracy) == (100, 0, 0.8)
+    assert few.warnings == (
+        "model tiny was trained on 81 of these 100 products: "
+        "the numbers say little about products that it has not seen",
+    )
 
 
 def test_calibration_makes_confidence_what_is_right() -> None:
@@ -153,7 +206,7 @@ def test_calibration_makes_confidence_what_is_right() -> None:
     vectors = (logits / np.linalg.norm(logits, axis=1, keepdims=True)).astype(np.float32)
     # a judge whose logits are these vectors, ten times as sure
     sure = judge((10 * np.eye(4)).tolist())
-    found = calibrate(sure, vectors, truth, name="farbe", left_out=3)
+    found = calibrate(sure, known(vectors, truth), name="farbe", model="tiny")
     assert (found.attribute, found.truth, found.products, found.left_out) == ("colour", "farbe", 20_000, 3)
     assert found.ece_before > 0.1
     assert found.ece_after < 0.05

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from pipeline.errors import ConfigError, ModelError
-from pipeline.labels import TEMPLATES, Attribute, Label, against_vector, label_vectors, read_labels
+from pipeline.labels import TEMPLATES, Attribute, Label, against_vectors, label_vectors, read_labels
 from pipeline.models.encoder import load_encoder
 from pipeline.settings import ModelSettings
 
@@ -114,7 +115,7 @@ def test_values_can_be_shared_but_mappings_not_be_merged(tmp_path: Path) -> None
         ("colour: [2024-13-45]", "is not YAML: month must be in 1..12"),
         ("colour: [!!python/name:os.system x]", "is not YAML: could not determine a constructor for the tag"),
         ("colour: " + 2000 * "[", "is not YAML: "),
-        ("colour: [red]\ncolour: [blue]", "attribute 'colour' stands there twice"),
+        ("colour: [red, green]\ncolour: [blue, green]", "attribute 'colour' stands there twice"),
         ("colour: [red, blue, red]", "attribute 'colour', labels: the label 'red' stands there twice"),
         ("colour: {labels: {red: a, red: b}}", "attribute 'colour', labels: the label 'red' stands there twice"),
         ("colour: {labels: [red], labels: [blue]}", "attribute 'colour': the key 'labels' stands there twice"),
@@ -150,6 +151,21 @@ def test_values_can_be_shared_but_mappings_not_be_merged(tmp_path: Path) -> None
         ("colour: {labels: [a], threshold: 50}", "threshold: found 50, expected a number from 0 to 1"),
         ("colour: {labels: [a], threshold: yes}", "threshold: found True, expected a number from 0 to 1"),
         ("colour: {labels: [a], threshold: .nan}", "threshold: found nan, expected a number from 0 to 1"),
+        ("colour: [dress]", "attribute 'colour' has one label, 'dress', which every product would get, expected at"),
+        ("colour: {labels: [a, b], against: [thing]}", "attribute 'colour' has against, expected only beside"),
+        ("colour: {labels: [a, b], exclusive: true, against: x}", "attribute 'colour' has against, expected only"),
+        (
+            "colour: [Red, red]",
+            "attribute 'colour', labels: the label 'red' differs from 'Red' only by upper and lower",
+        ),
+        ("colour: [blé, ble\u0301]", "the label 'ble\u0301' differs from 'blé' only by upper and lower case, white"),
+        (
+            "colour: [light  red, light red]",
+            "the label 'light red' differs from 'light  red' only by upper and lower",
+        ),
+        ("blé: [a, b]\nble\u0301: [a, b]", "attribute 'ble\u0301' differs from 'blé' only by"),
+        ("x: [{a: red}, {b: red}]", "attribute 'x': the labels 'a' and 'b' have the same words, 'red', expected"),
+        ("x: [{a: [red, wine]}, {b: [Wine, red]}]", "the labels 'a' and 'b' have the same words, 'Wine', 'red'"),
         ("colour: {labels: [a], against: {}}", "against: found an empty mapping, expected text"),
     ],
 )
@@ -169,7 +185,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         read_labels(write(tmp_path, "colour: gr\u00fcn".replace("gr", "g").encode("cp1252")))
     with pytest.raises(ConfigError, match=r"labels\.json' is not JSON: Expecting value"):
         read_labels(write(tmp_path, "colour: [red]", "labels.json"))
-    twice = write(tmp_path, '{"colour": ["red"], "colour": ["green"]}', "labels.json")
+    twice = write(tmp_path, '{"colour": ["red", "blue"], "colour": ["green", "grey"]}', "labels.json")
     with pytest.raises(ConfigError, match="attribute 'colour' stands there twice"):
         read_labels(twice)
 
@@ -196,8 +212,29 @@ def test_label_vectors_are_means_over_words_and_templates(encoder: Encoder) -> N
     np.testing.assert_allclose(found[0], mean_of("a photo of a red", "red"), atol=1e-6)
     navy = mean_of("a photo of a navy blue", "navy blue", "a photo of a dark blue", "dark blue")
     np.testing.assert_allclose(found[1], navy, atol=1e-6)
-    neutral = mean_of("a photo of a product", "product", "a photo of a thing", "thing")
-    np.testing.assert_allclose(against_vector(encoder, attribute), neutral, atol=1e-6)
+    neutral = [mean_of("a photo of a product", "product"), mean_of("a photo of a thing", "thing")]
+    np.testing.assert_allclose(against_vectors(encoder, attribute), neutral, atol=1e-6)
+
+
+def test_words_that_the_model_does_not_read_to_their_end_are_told(
+    encoder: Encoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And refused when they would make two labels one."""
+    red, long = Label(name="red", words=("red",)), Label(name="long", words=(200 * "very " + "red",))
+    attribute = Attribute(name="colour", labels=(red, long), templates=("a {}",))
+    label_vectors(encoder, attribute)
+    [record] = caplog.records
+    assert record.getMessage() == (
+        f"model tiny_clip reads {encoder.tokens_kept(long.words[0])} tokens of a text, so 1 of the 2 texts of "
+        f"attribute 'colour' are cut, such as {('a ' + long.words[0])[:60]!r}: use shorter words or templates"
+    )
+    other = Label(name="other", words=(200 * "very " + "blue",))
+    with pytest.raises(ConfigError) as caught:
+        label_vectors(encoder, replace(attribute, labels=(red, long, other)))
+    assert caught.value.message == (
+        "the labels 'long' and 'other' of attribute 'colour' are the same to model 'tiny_clip', expected labels that "
+        "it can tell apart"
+    )
 
 
 def test_a_model_without_text_has_no_label_vectors(tiny_image_only: Path) -> None:

@@ -30,6 +30,7 @@ BASE = (
     "means",
     "intervals",
     "near",
+    "names",
 )
 ROOMS = ("catalog", "images", "models", "store", "engine", "bundle")
 LAYERS = ("base", "room", "use case", "commands", "cli")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from pipeline.demo.catalog import combinations
-from pipeline.demo.lessons import FIRST_SEED, PRODUCTS, word, write_lessons
+from pipeline.demo.lessons import JUDGED, PRODUCTS, word, write_lessons
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,9 +39,15 @@ def test_the_same_seed_draws_the_same_bytes(tmp_path: Path) -> None:
         assert (first.parent / row["images"]).read_bytes() == (again.parent / row["images"]).read_bytes()
 
 
-def test_no_two_seeds_draw_the_same_product() -> None:
-    """A catalog's products are drawn by its seed and their number."""
-    assert PRODUCTS < FIRST_SEED
+def test_no_two_seeds_draw_the_same_product(tmp_path: Path) -> None:
+    """A product is drawn by the seed that its file is named after: two catalogs of full size share none."""
+    catalogs = [write_lessons(tmp_path / str(seed), products=1, judged=1, seed=seed) for seed in (6, 7, 8)]
+    first = [min(int(path.stem) for path in (catalog.parent / "images").iterdir()) for catalog in catalogs]
+    drawn = [set(range(start, start + PRODUCTS + JUDGED)) for start in first]
+    assert sum(map(len, drawn)) == len(set().union(*drawn))
+    assert min(first) > PRODUCTS + JUDGED  # demo catalogs count theirs from 7
+    pictures = [path.read_bytes() for catalog in catalogs for path in (catalog.parent / "images").iterdir()]
+    assert len(set(pictures)) == 6
 
 
 def test_titles_leave_words_out_and_change_their_order() -> None:
