@@ -88,11 +88,6 @@ def tag(
     # filters go by the tags of the active model, unless they name one
     place = f" --model {shlex.quote(model)}{place_of(db, home)}" if model else place_of(db, home)
     _say(tagging, place)
-    for attribute, products in tagging.behind.items():
-        say(
-            f"{attribute!r} lacks {products:,} of {tagging.products:,} products: run catvec tag with its labels file "
-            f"or head, too, or forget it: catvec tag --drop {shlex.quote(attribute)}{place}"
-        )
 
 
 def parse_calibrate(texts: list[str]) -> dict[str, str]:
@@ -141,6 +136,12 @@ def _say(tagging: Tagging, place: str) -> None:
         say("next: lower the threshold, or word the labels as captions of these pictures would")
     else:
         say("next: catvec run CATALOG, which makes the vectors that tags come from")
+    if tagging.behind:
+        lacking = ", ".join(f"{name} lacks {products:,}" for name, products in tagging.behind.items())
+        say(
+            f"behind: {lacking} of {tagging.products:,} products; run catvec tag with their labels files or heads, "
+            f"too, or forget one: catvec tag --drop {shlex.quote(next(iter(tagging.behind)))}{place}"
+        )
 
 
 def _calibrated(found: Calibration) -> str:

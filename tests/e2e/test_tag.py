@@ -118,8 +118,8 @@ def test_an_attribute_of_another_file_that_lacks_products_is_named_last(
     outcome = catvec("tag", labels, "--db", healthy.url, "--json")
 
     assert outcome.err.splitlines()[-1] == (
-        "'look' lacks 4 of 12 products: run catvec tag with its labels file or head, too, or forget it: catvec tag "
-        "--drop look --db …"
+        "behind: look lacks 4 of 12 products; run catvec tag with their labels files or heads, too, or forget one: "
+        "catvec tag --drop look --db …"
     )
     assert outcome.json()["behind"] == {"look": 4}
 
