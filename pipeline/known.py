@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.labels import plain
+from pipeline.names import plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,7 +70,7 @@ def read_known(
 ) -> Known:
     """The products with a vector under the model and a value of the attribute: category, brand, or one of attrs.
 
-    With `labels`, those whose value is one of them, as `labels.plain` compares; else every value is a label.
+    With `labels`, those whose value is one of them, as `names.plain` compares; else every value is a label.
     """
     from pipeline.store.tags import read_truth, read_vectors
 

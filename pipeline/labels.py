@@ -16,14 +16,13 @@ from __future__ import annotations
 import json
 import logging
 import math
-import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from pipeline.errors import ConfigError, ModelError
-from pipeline.names import UNKNOWN, find_fault, is_storable, shorten
+from pipeline.names import UNKNOWN, find_fault, is_storable, plain, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -260,7 +259,7 @@ def _require_sense(attribute: Attribute, where: str, keys: set[str]) -> Attribut
         )
     by_words: dict[frozenset[str], str] = {}
     for label in attribute.labels:
-        other = by_words.setdefault(frozenset(map(_plain, label.words)), label.name)
+        other = by_words.setdefault(frozenset(map(plain, label.words)), label.name)
         if other != label.name:
             words = ", ".join(map(repr, label.words))
             raise ConfigError(
@@ -350,28 +349,16 @@ def _probability(value: Any, where: str) -> float:
 def _refuse_twice(names: Iterable[str], what: str) -> None:
     seen: dict[str, str] = {}
     for name in names:
-        plain = _plain(name)
-        if seen.get(plain) == name:
+        key = plain(name)
+        if seen.get(key) == name:
             raise ConfigError(f"{what} {name!r} stands there twice", hint="remove one of them")
-        if plain in seen:
+        if key in seen:
             raise ConfigError(
-                f"{what} {name!r} differs from {seen[plain]!r} only by upper and lower case, white space or the "
+                f"{what} {name!r} differs from {seen[key]!r} only by upper and lower case, white space or the "
                 "Unicode form of its letters, expected one of them",
                 hint="remove one of them, or name it otherwise: what the catalog says is compared without these",
             )
-        seen[plain] = name
-
-
-def _plain(text: str) -> str:
-    """What texts have in common that people and models read alike."""
-    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
-
-
-def plain(text: str) -> str:
-    """What a label and a value of the catalog must have in common to be the same: not upper and lower case, white
-    space, or the Unicode form of their letters.
-    """
-    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
+        seen[key] = name
 
 
 def _kind(value: Any) -> str:

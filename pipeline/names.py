@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 UNKNOWN = "unknown"
 """the label of a product for which none is probable enough"""
 LONGEST_NAME = 200
@@ -24,6 +26,13 @@ def find_fault(name: str) -> str | None:
 def is_storable(text: str) -> bool:
     """Whether Postgres takes it: neither NUL nor half of a surrogate pair."""
     return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def plain(text: str) -> str:
+    """What a label and a value of the catalog must have in common to be the same: not upper and lower case, white
+    space, or the Unicode form of their letters.
+    """
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
 
 
 def shorten(name: str) -> str:

@@ -16,7 +16,7 @@ from pipeline.evaluate.gallery import cover, leave_out_trained, open_judged
 from pipeline.evaluate.metrics import share
 from pipeline.evaluate.ranking import Ranked, rank
 from pipeline.evaluate.tables import Table, say_coverage, show, show_interval, warn_of_trained
-from pipeline.labels import plain
+from pipeline.names import plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

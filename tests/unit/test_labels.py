@@ -45,12 +45,12 @@ AS_JSON = """{
 
 
 SHARED = """
-colour: {labels: [red], templates: &shared ["a {} garment"]}
-season: {labels: [summer], templates: *shared}
+colour: {labels: [red, navy], templates: &shared ["a {} garment"]}
+season: {labels: [summer, winter], templates: *shared}
 """
 MERGED = """
-colour: &common {labels: [red], threshold: 0.3}
-season: {<<: *common, labels: [summer]}
+colour: &common {labels: [red, navy], threshold: 0.3}
+season: {<<: *common, labels: [summer, winter]}
 """
 
 
@@ -91,7 +91,7 @@ def test_a_file_says_attributes_labels_and_words(tmp_path: Path, text: str, name
 
 def test_values_can_be_shared_but_mappings_not_be_merged(tmp_path: Path) -> None:
     assert [attribute.templates for attribute in read_labels(write(tmp_path, SHARED))] == 2 * [("a {} garment",)]
-    for text, line in ((MERGED, 3), ("colour: &c {labels: [red]}\n<<: {season: *c}", 2)):
+    for text, line in ((MERGED, 3), ("colour: &c {labels: [red, navy]}\n<<: {season: *c}", 2)):
         with pytest.raises(
             ConfigError, match=rf"merges mappings \(<<\) in line {line}, which is not supported"
         ) as caught:
