@@ -92,7 +92,7 @@ def test_labels_on_their_own_are_given_to_few_others(catvec: Catvec, url: str, t
     path = tmp_path / "alone.yaml"
     path.write_text(
         "colour: {labels: [red, navy, teal, grey], exclusive: false}\n"
-        "pattern: {labels: [striped, dotted, checked], exclusive: false, against: [zzz]}\n"
+        "pattern: {labels: [striped, dotted, checked], exclusive: false, threshold: 0}\n"
     )
     tagged = catvec("tag", path, "--db", url, "--json")
     with psycopg.connect(url, autocommit=True) as connection:
