@@ -346,6 +346,18 @@ def write_tokenizer(result: Result) -> Iterator[str]:
     )
 
 
+def write_train_step(result: Result) -> Iterator[str]:
+    yield (
+        f"{result['batch_size']} pairs, a new `{result['size']}` model on {result['device']}; of a CPU the seconds "
+        "are those of its cores."
+    )
+    yield ""
+    yield "| precision, attention, batch | seconds |"
+    yield "|---|---|"
+    for name, seconds in result["seconds"].items():
+        yield f"| {name} | {spread(seconds, 3)} |"
+
+
 SECTIONS: dict[str, Callable[[Result], Iterator[str]]] = {
     "similar": write_similar,
     "tag": write_tag,
@@ -365,6 +377,7 @@ SECTIONS: dict[str, Callable[[Result], Iterator[str]]] = {
     "bundle": write_bundle,
     "demo_model": write_demo_model,
     "tokenizer": write_tokenizer,
+    "train_step": write_train_step,
 }
 
 if __name__ == "__main__":
