@@ -377,6 +377,18 @@ def write_tokenizer(result: Result) -> Iterator[str]:
     )
 
 
+def write_train_step(result: Result) -> Iterator[str]:
+    yield (
+        f"{result['batch_size']} pairs, a new `{result['size']}` model on {result['device']}; of a CPU the seconds "
+        "are those of its cores."
+    )
+    yield ""
+    yield "| precision, attention, batch | seconds |"
+    yield "|---|---|"
+    for name, seconds in result["seconds"].items():
+        yield f"| {name} | {spread(seconds, 3)} |"
+
+
 SECTIONS: dict[str, Callable[[Result], Iterator[str]]] = {
     "similar": write_similar,
     "tag": write_tag,
@@ -398,6 +410,7 @@ SECTIONS: dict[str, Callable[[Result], Iterator[str]]] = {
     "clothing": write_clothing,
     "tokenizer": write_tokenizer,
     "independent": write_independent,
+    "train_step": write_train_step,
 }
 
 if __name__ == "__main__":

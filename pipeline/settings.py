@@ -281,7 +281,8 @@ class TrainSettings:
     epochs: int = setting(30, "how often each image is seen")
     batch_size: int = setting(256, "image-title pairs that are told apart in one step")
     chunk_size: int | None = setting(
-        None, "pairs that are computed at once, for batches that do not fit into memory: exact, and a third slower"
+        None,
+        "pairs that are computed at once, for batches that do not fit into memory: exact, a quarter slower or more",
     )
     learning_rate: float | None = setting(
         None, "highest rate of learning; else 0.001 for a new model, 0.00001 for all, 0.0001 for last:N and lora"

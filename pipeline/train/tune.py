@@ -21,8 +21,8 @@ _SIDES = ("vision_model", "text_model")
 def prepare(model: Any, tune: str, *, device: str) -> Callable[[], Any]:
     """Let only that change which `tune` names; the function it returns gives the model as it is to be saved."""
     if device == "cpu":
-        # on a CPU torch's fused attention is slow on the way back: a step of 128 pairs takes 0.67 s of a core with it
-        # and 0.41 s without (tiny, bf16, AVX512; in fp32 there is no difference)
+        # on a CPU torch's fused attention is slow on the way back: a step of 128 pairs takes 0.66 s of a core with it
+        # and 0.44 s without (tiny, bf16, AVX512; 0.80 and 0.84 s in fp32: benchmarks/results/train_step.json)
         model.set_attn_implementation("eager")
     if tune == "lora":
         return _add_adapters(model)
