@@ -33,7 +33,8 @@ def train_head_command(
     say(
         f"{report.accuracy:.1%} of {report.held_out:,} held-out products are right (95 % interval {report.low:.1%} "
         f"to {report.high:.1%}; always the most frequent label: {report.baseline:.1%}); learned from "
-        f"{report.products - report.held_out:,} in {report.seconds:,.1f} s, {report.left_out:,} left out as rare{trained}"
+        f"{report.products - report.held_out:,} in {report.seconds:,.1f} s, {report.left_out:,} left out as rare"
+        f"{trained}"
     )
     for warning in report.warnings:
         say(f"warning: {warning}", level="warning")
