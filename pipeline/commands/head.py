@@ -29,12 +29,12 @@ def train_head_command(
             for label, products in report.products_by_label.items()
         ]
         print_table((report.attribute, "products", "accuracy"), rows, right=(1, 2))
-    known = f", {report.trained:,} of which the model was trained on" if report.trained else ""
+    trained = f"; the model was trained on {report.trained:,} of all" if report.trained else ""
     say(
         f"{report.accuracy:.1%} of {report.held_out:,} held-out products are right (95 % interval {report.low:.1%} "
         f"to {report.high:.1%}; always the most frequent label: {report.baseline:.1%}); learned from "
-        f"{report.products - report.held_out:,}{known}, in {report.seconds:,.1f} s, {report.left_out:,} left out as "
-        "rare or lists"
+        f"{report.products - report.held_out:,} in {report.seconds:,.1f} s, {report.left_out:,} left out as rare or "
+        f"lists{trained}"
     )
     for warning in report.warnings:
         say(f"warning: {warning}", level="warning")

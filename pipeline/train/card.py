@@ -3,19 +3,42 @@
 from __future__ import annotations
 
 import platform
+import re
 import shlex
+import unicodedata
+from collections import Counter
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
+from pipeline.models.registry import hub_id
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from pipeline.train.record import Record
 
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "numpy", "pillow")
+SCRIPT = re.compile(r"titles with (.+) letters")
+"""the names of counts of titles"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reads:
+    """How many tokens of a text the model reads, and of how many pixels an edge is; None where it does not say."""
+
+    tokens: int | None
+    pixels: int | None
+
+
+def reads_of(config: Any) -> Reads:
+    """By a transformers config of both sides."""
+    return Reads(
+        tokens=getattr(getattr(config, "text_config", None), "max_position_embeddings", None),
+        pixels=getattr(getattr(config, "vision_config", None), "image_size", None),
+    )
 
 
 def shown_command(arguments: Sequence[str]) -> str:
@@ -37,14 +60,16 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write_card(record: Record, *, has_chart: bool) -> str:
+def write_card(record: Record, *, reads: Reads, has_chart: bool) -> str:
     """The model card, in Markdown with the metadata that the Hub reads."""
     base = f"from {record.base} ({record.decisive['--tune']})" if record.base else "from scratch"
+    hub_base = hub_id(record.base) if record.base else None
     lines = [
         "---",
         "library_name: transformers",
         "pipeline_tag: zero-shot-image-classification",
-        "tags: [clip, catvec]",
+        *([f"base_model: {hub_base}"] if hub_base else []),
+        "tags: [clip, image-text-retrieval, product-search, catvec]",
         "---",
         "",
         "# A dual encoder of one catalog's images and titles",
@@ -64,10 +89,52 @@ def write_card(record: Record, *, has_chart: bool) -> str:
     ]
     lines += _metrics(record)
     lines += ["", *(["![loss, temperature and Recall@K over the steps](curves.png)", ""] if has_chart else [])]
+    lines += ["## Limits", "", *_limits(record, reads), "", "## Licence", "", _licence(record), ""]
     lines += ["## How it was made", "", f"In {record.seconds:,.0f} s, interrupted commands included:", ""]
     lines += ["```sh", record.command, "```", ""]
     lines += _table("setting", "value", {name: value for name, value in record.decisive.items() if name[0] == "-"})
     return "\n".join([*lines, "", *_table("version of", "was", record.versions), ""])
+
+
+def count_scripts(titles: Iterable[str]) -> dict[str, int]:
+    """How many titles have letters of each script, by Unicode's first word for them: latin, cyrillic, cjk …"""
+    found = Counter(
+        script
+        for title in titles
+        for script in {unicodedata.name(letter, "?").split()[0].lower() for letter in title if letter.isalpha()}
+    )
+    return {f"titles with {script} letters": count for script, count in found.most_common()}
+
+
+def _limits(record: Record, reads: Reads) -> list[str]:
+    """What the data and the architecture say that it cannot know."""
+    data = record.data
+    beyond = f", beyond what {record.base} knew before" if record.base else ""
+    scripts = [found[1] for name in data if (found := SCRIPT.fullmatch(name))]
+    written = f", written in {', '.join(scripts)} letters" if scripts else ""
+    limits = [
+        f"It has learned the words of {data['different titles']:,} different titles{written}, from "
+        f"{data['images learned from']:,} images{beyond}. Words and languages that no title has mean nothing to it, "
+        "nor does what pictures show and titles do not say.",
+        "It was made to find products of the catalog that it learned from. "
+        "How well it does on pictures of other shops, other kinds of products or later seasons is not known: "
+        "`catvec evaluate` tells.",
+        "Its similarities rank the products of one catalog; they are no probabilities, and what was trained on is "
+        "known better than what comes tomorrow.",
+    ]
+    if reads.tokens is not None:
+        limits.append(f"Of a text it reads {reads.tokens:,} tokens, and nothing behind them.")
+    if reads.pixels is not None:
+        limits.append(f"It sees images of {reads.pixels:,} × {reads.pixels:,} pixels: no detail that is lost there.")
+    return [f"- {limit}" for limit in limits]
+
+
+def _licence(record: Record) -> str:
+    own = (
+        "None is given: who may use these weights is for those to say who hold the rights to the images and titles. "
+        "Name it here, and as `license:` at the top, before you pass the model on."
+    )
+    return own if record.base is None else f"{own} That of {record.base}, which it was made from, holds as well."
 
 
 def _metrics(record: Record) -> list[str]:

@@ -16,7 +16,7 @@ from pipeline.files import write_atomically
 from pipeline.models.folder import INDEXES, SMALL_FILES
 from pipeline.models.trained import read_trained_products, write_trained_products
 from pipeline.models.weights import quiet
-from pipeline.train.card import shown_word, versions, write_card
+from pipeline.train.card import count_scripts, reads_of, shown_word, versions, write_card
 from pipeline.train.curves import rows_of, write_curves
 from pipeline.train.recall import MOST_JUDGED
 from pipeline.train.record import RECORD, Record
@@ -59,6 +59,7 @@ def _count(job: Job, learned: Part, judged: Part) -> dict[str, int]:
         "products learned from": len(learned.products),
         "images learned from": len(learned.pairs),
         "different titles": len(set(learned.titles)),
+        **count_scripts(set(learned.titles)),
         "products kept apart": len(judged.products),
         "images judged on": min(len(judged.pairs), MOST_JUDGED),
         "products without a title": len(pairs.untitled),
@@ -86,7 +87,8 @@ def save(job: Job, start: Start, model: Any, record: Record, trainer: Contrastiv
         shutil.copymode(folder / "config.json", path)  # they are written for nobody else to read
     write_trained_products(folder, learned.products, learned.urls, before=read_trained_products(start.folder))
     write_curves(rows_of(trainer.state.log_history), folder, f"Training of {job.work.output.name}")
-    write_atomically(folder / "README.md", write_card(record, has_chart=(folder / "curves.png").is_file()))
+    card = write_card(record, reads=reads_of(model.config), has_chart=(folder / "curves.png").is_file())
+    write_atomically(folder / "README.md", card)
     write_atomically(folder / RECORD, json.dumps(asdict(record), indent=2, ensure_ascii=False))
     job.work.finish()
 

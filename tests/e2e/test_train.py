@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import signal
 import time
 from typing import TYPE_CHECKING, Any
@@ -108,6 +109,12 @@ def test_the_card_says_what_it_learned_from_and_how_to_make_it_again(
     assert (found.is_new, found.steps, found.data["products learned from"]) == (True, 40, 58)
     assert f"| recall@1 | {found.metrics['recall@1']:.4f} |" in card
     assert "catvec train …" in card
+    assert "library_name: transformers" in card.split("---")[1]
+    assert "base_model" not in card
+    titles = found.data["different titles"]
+    assert f"the words of {titles} different titles, written in latin letters, from 58 images." in card
+    assert re.search(r"- It sees images of (\d+) × \1 pixels", card)
+    assert "## Licence\n\nNone is given" in card
     assert "| --learning-rate | 0.005 |" in card
     assert [int(row["step"]) for row in curves] == list(range(1, 41))
     assert float(curves[-1]["loss"]) < float(curves[0]["loss"]) / 2
@@ -547,6 +554,31 @@ def test_wrong_options_are_told_before_any_work(
 
     assert outcome.complaint()[:2] == (2, message)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_card_of_a_fine_tuned_model_names_its_base() -> None:
+    from pipeline.train.card import Reads, count_scripts, write_card
+    from pipeline.train.record import Record
+
+    scripts = count_scripts(["Red dress", "платье 38", "rotes Kleid"])
+    assert scripts == {"titles with latin letters": 2, "titles with cyrillic letters": 1}
+    record = Record(
+        steps=1,
+        best_step=1,
+        seconds=1,
+        data={"different titles": 3, "images learned from": 5} | scripts,
+        metrics={},
+        base="openai/clip-vit-base-patch32",
+        command="catvec train …",
+        decisive={"--tune": "lora"},
+        versions={},
+    )
+    card = write_card(record, reads=Reads(tokens=77, pixels=None), has_chart=False)
+    assert "\nbase_model: openai/clip-vit-base-patch32\n" in card
+    assert "written in latin, cyrillic letters, from 5 images, beyond what openai/clip-vit-base-patch32 knew" in card
+    assert "Of a text it reads 77 tokens" in card
+    assert "pixels" not in card
+    assert "That of openai/clip-vit-base-patch32, which it was made from, holds as well." in card
 
 
 def test_the_command_line_of_the_card_holds_no_password() -> None:
