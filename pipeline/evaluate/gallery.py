@@ -138,11 +138,11 @@ def open_judged(session: Session, question: Question, attribute: str | None, pro
         model=model,
         encoder=encoder,
         gallery=gallery,
-        trained=None if trained is None else _was_learned_from(gallery, trained),
+        trained=None if trained is None else find_learned(gallery, trained),
     )
 
 
-def _was_learned_from(gallery: Gallery, trained: TrainedProducts) -> NDArray[np.bool_]:
+def find_learned(gallery: Gallery, trained: TrainedProducts) -> NDArray[np.bool_]:
     """Which products, bool [P], by themselves or by an image that they share with one of them."""
     by_image = np.logical_or.reduceat(trained.hold_images(gallery.urls), gallery.starts)
     return trained.hold(gallery.product_ids) | by_image

@@ -97,9 +97,10 @@ def tell_left_out(job: Job, learned: Part, judged: Part) -> None:
     """Name what could not be used, beside the model: its own folder tells nobody what the shop sells."""
     left = [(left.product_id, left.code, left.detail) for part in (learned, judged) for left in part.pixels.left_out]
     left += [(product_id, "no_title", "the product has no title") for product_id in job.pairs.untitled]
-    if not left:
-        return
     path = job.work.output.with_name(f"{job.work.output.name}.left_out.csv")
+    if not left:
+        path.unlink(missing_ok=True)  # what an earlier command said is mended
+        return
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([("product_id", "code", "detail"), *left])
     write_atomically(path, text.getvalue())

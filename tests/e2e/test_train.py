@@ -343,6 +343,7 @@ def test_an_outage_while_images_are_read_is_made_up_for(
     # what is not there for good is asked for again only when all begins anew
     assert asked == {"/p/0.jpg": 1} | {f"/p/{number}.jpg": 2 for number in range(1, 4)}
     assert dict(image_server.requests) == asked | {"/p/0.jpg": 2}
+    assert not (tmp_path / "out.left_out.csv").exists()
     assert found.data["images learned from"] == 4
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ModelError
+from pipeline.evaluate.gallery import Gallery, find_learned
 from pipeline.models.trained import FILE_NAME, read_trained_products, write_trained_products
 
 if TYPE_CHECKING:
@@ -32,6 +33,21 @@ def test_a_folder_knows_the_urls_of_the_images_it_was_trained_on(tmp_path: Path)
         *(True, False, False, False)
     ]
     assert trained.hold(["S", "https://shop/1.jpg"]).tolist() == [True, False]
+
+
+def test_a_product_is_no_test_when_one_of_its_images_was_learned_from(tmp_path: Path) -> None:
+    write_trained_products(tmp_path, ["S", "M"], ["https://shop/1.jpg"])
+    trained = read_trained_products(tmp_path)
+    assert trained is not None
+    gallery = Gallery(
+        product_ids=["L", "M", "XL"],
+        titles=["a dress"] * 3,
+        values=[None] * 3,
+        urls=["https://shop/2.jpg", "https://shop/1.jpg", "3.jpg", "https://shop/4.jpg", "5.jpg"],
+        vectors=np.zeros((5, 2), dtype=np.float32),
+        starts=np.array([0, 2, 3]),
+    )
+    assert find_learned(gallery, trained).tolist() == [True, True, False]
 
 
 def test_a_folder_without_the_file_says_nothing(tmp_path: Path) -> None:
