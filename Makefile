@@ -35,7 +35,8 @@ PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_D
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 DEMO_MODEL := --split-column split --size tiny --patch-size 16 --width 192 --text-layers 2 --vocabulary 700 --seed 7 \
-              --batch-size 64 --epochs 18 --learning-rate 0.0005 --evaluate-every 1250 --precision bf16 --save-precision fp16
+              --batch-size 64 --epochs 18 --learning-rate 0.0005 --evaluate-every 1250 --precision bf16 \
+              --save-precision fp16 --license mit
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'

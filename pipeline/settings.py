@@ -304,6 +304,7 @@ class TrainSettings:
     device: str = setting("auto", "auto, cuda, mps or cpu; CUDA_VISIBLE_DEVICES chooses the GPU")
     decode_threads: int | None = setting(None, "threads that decode; else one per core")
     save_precision: str = setting("fp32", "fp32, or fp16 for weights of half the size")
+    license: str | None = setting(None, "licence of the weights, for the model card: mit, apache-2.0 …")
     max_failure_rate: float = setting(
         0.5, "share of the images that may be left out, 0 to 1, before it is refused to train on the others"
     )
@@ -329,6 +330,8 @@ class TrainSettings:
             raise ConfigError(f"--max-failure-rate is {self.max_failure_rate!r}, expected 0 to 1")
         if self.save_precision not in ("fp32", "fp16"):
             raise ConfigError(f"--save-precision is {self.save_precision!r}, expected fp32 or fp16")
+        if self.license is not None and not re.fullmatch(r"[A-Za-z0-9.-]+", self.license):
+            raise ConfigError(f"--license is {self.license!r}, expected an identifier such as mit or apache-2.0")
         if self.device not in ("auto", "cuda", "mps", "cpu"):
             raise ConfigError(
                 f"--device is {self.device!r}, expected auto, cuda, mps or cpu",

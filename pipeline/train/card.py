@@ -66,6 +66,7 @@ def write_card(record: Record, *, reads: Reads, has_chart: bool) -> str:
     hub_base = hub_id(record.base) if record.base else None
     lines = [
         "---",
+        *([f"license: {record.license}"] if record.license else []),
         "library_name: transformers",
         "pipeline_tag: zero-shot-image-classification",
         *([f"base_model: {hub_base}"] if hub_base else []),
@@ -82,7 +83,7 @@ def write_card(record: Record, *, reads: Reads, has_chart: bool) -> str:
         *_table("what", "count", record.data),
         "",
         "Products are divided by a hash of their ids, or by a column of the catalog: all images of one are in one "
-        "part. `trained_products.npy` has digests of the products it learned from.",
+        "part. `trained_products.npy` has digests of the products it learned from, and of their images' URLs.",
         "",
         "## Metrics",
         "",
@@ -130,10 +131,11 @@ def _limits(record: Record, reads: Reads) -> list[str]:
 
 
 def _licence(record: Record) -> str:
-    own = (
+    unnamed = (
         "None is given: who may use these weights is for those to say who hold the rights to the images and titles. "
-        "Name it here, and as `license:` at the top, before you pass the model on."
+        "Name it here, and as `license:` at the top, before you pass the model on (`--license` does so)."
     )
+    own = f"{record.license}." if record.license else unnamed
     return own if record.base is None else f"{own} That of {record.base}, which it was made from, holds as well."
 
 

@@ -45,6 +45,7 @@ class Record:
     command: str
     decisive: Mapping[str, Any]
     versions: Mapping[str, str]
+    license: str | None = None
 
     def trained(self, folder: str, *, is_new: bool) -> Trained:
         return Trained(

@@ -44,6 +44,7 @@ def make_record(job: Job, trainer: ContrastiveTrainer, learned: Part, judged: Pa
         command=job.around.command,
         decisive=job.decisive,
         versions=versions(),
+        license=job.settings.license,
     )
 
 

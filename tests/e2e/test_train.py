@@ -7,6 +7,7 @@ import json
 import re
 import signal
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -579,7 +580,11 @@ def test_the_card_of_a_fine_tuned_model_names_its_base() -> None:
     assert "written in latin, cyrillic letters, from 5 images, beyond what openai/clip-vit-base-patch32 knew" in card
     assert "Of a text it reads 77 tokens" in card
     assert "pixels" not in card
+    assert "None is given" in card
     assert "That of openai/clip-vit-base-patch32, which it was made from, holds as well." in card
+    licensed = write_card(replace(record, license="mit"), reads=Reads(tokens=77, pixels=None), has_chart=False)
+    assert licensed.startswith("---\nlicense: mit\n")
+    assert "## Licence\n\nmit. That of openai" in licensed
 
 
 def test_the_command_line_of_the_card_holds_no_password() -> None:
