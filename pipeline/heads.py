@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.calibration import fit_temperature, share_of_largest, warn_of_baseline
 from pipeline.errors import ConfigError
 from pipeline.intervals import wilson_interval
-from pipeline.judging import apply_layers
+from pipeline.judging import apply_layers, to_probabilities
 from pipeline.known import read_known
 from pipeline.learned import read_learned, warn_of_learned
 from pipeline.names import UNKNOWN, find_fault, shorten
@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from pipeline.settings import HeadSettings
     from pipeline.store.models import StoredModel
 
-PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-"""of which the one is taken that is right most often on products not learned from; the strongest of equals"""
+PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+"""of which the one is taken whose likelihood is highest on products not learned from: among two hundred, chance moves
+the share that is right by more than a penalty does"""
 TEST_SHARE, CHOICE_SHARE = 0.2, 0.2
 """of the products of each label: to judge the head on, and to choose the penalty by"""
 FEWEST = 5
@@ -196,12 +197,19 @@ def _fit(known: Known, settings: HeadSettings) -> _Fit:
     tried = {l2: _fit_on(known, split.learn, settings, l2) for l2 in PENALTIES}
     truth = known.truth[split.choose]
     logits = {l2: apply_layers(layers, known.vectors[split.choose]) for l2, layers in tried.items()}
-    best = max(PENALTIES, key=lambda l2: (logits[l2].argmax(axis=1) == truth).mean())
+    best = max(PENALTIES, key=lambda l2: _likelihood(logits[l2], truth))
     temperature = fit_temperature(logits[best].astype(np.float64), truth, is_exclusive=True)
     layers = _fit_on(known, np.concatenate([split.learn, split.choose]), settings, best)
     weights, bias = layers[-1]
     last = (weights / np.float32(temperature), bias / np.float32(temperature))
     return _Fit(split=split, l2=best, layers=(*layers[:-1], last))
+
+
+def _likelihood(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
+    """The mean logarithm of the probability of what is true."""
+    probabilities = to_probabilities(logits.astype(np.float64), is_exclusive=True)
+    # what is rounded to 0 is as unlikely as can be told
+    return float(np.log(np.maximum(probabilities[np.arange(len(truth)), truth], np.finfo(np.float64).tiny)).mean())
 
 
 def _fit_on(known: Known, rows: NDArray[np.int64], settings: HeadSettings, l2: float) -> tuple[Layer, ...]:
