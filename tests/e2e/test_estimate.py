@@ -214,7 +214,7 @@ def test_without_the_model_it_says_how_to_do_without(night_shop: NightShop, tmp_
         "plan", night_shop.write(), "--db", night_shop.url, "--model", tmp_path / "none", "--estimate"
     )
 
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert "say what the device will encode: --images-per-s N" in outcome.err
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.commands.estimate import _limit, size
-from pipeline.errors import ConfigError, ModelError
+from pipeline.errors import ConfigError
 from pipeline.estimate import Range, StageEstimate, _slowest, mean_range, seconds_an_image
 from pipeline.models.preprocess import clip_preprocess
 from pipeline.models.shape import find_shape
@@ -76,7 +76,7 @@ def test_the_usual_models_need_no_files() -> None:
         336,
         336,
     )
-    with pytest.raises(ModelError):
+    with pytest.raises(ConfigError, match="unknown model 'vit-b-23'"):
         find_shape(ModelSettings(model="vit-b-23"))
 
 
