@@ -115,6 +115,11 @@ bench: setup ## the benchmarks (minutes): make bench PHOTOS=path/to/catalog.csv;
 	@$(BIN)/python -m benchmarks.switch
 	@$(BIN)/python -m benchmarks.write_path
 	@$(BIN)/python -m benchmarks.bundle
+	@$(BIN)/python -m benchmarks.tag
+	@$(BIN)/python -m benchmarks.clothing "$(PHOTOS)"
+	@$(BIN)/python -m benchmarks.demo_model
+	@$(BIN)/python -m benchmarks.independent
+	@$(BIN)/python -m benchmarks.train_step
 	@$(BIN)/python -m benchmarks.report
 
 lint: setup ## ruff (rules and format) and mypy (strict)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 SEED = 90_000_000
 """of the catalog; those that the model learned from were drawn by seeds below"""
 EACH = 2
-"""products of each combination: 3,168, of which 2,852 are of combinations that it learned"""
+"""products of each combination: 3,168, of which 2,850 are of combinations that it learned"""
 AT_ONCE = 128
 ATTRIBUTES = ("kind", "colour", "pattern")
 WORDINGS = ("{colour} {pattern} {kind}", "{kind} {colour} {pattern}", "a photo of a {colour} {pattern} {kind}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -79,13 +78,13 @@ def _show(url: str, catalog: Path, options: str) -> Path:
     from pipeline.demo.tour import walk, write_labels
 
     labels = write_labels(catalog.parent)
-    tour = walk(url, catalog, labels, model=NAME)
+    tour = walk(url, catalog, labels, model=NAME, options=options)
     for found in tour.found:
-        say(f"\n{found.name}: {found.command}{options}")
+        say(f"\n{found.name}: {found.command}")
         show_hits(found.hits, found.text, as_json=False)
-    say(f"\ntags, and how many are what the catalog says: catvec tag {shlex.quote(str(labels))}{options}")
+    say(f"\ntags, and how many are what the catalog says: {tour.tag_command}")
     print_table(("attribute", "right", "most frequent labels"), _tag_rows(tour), spare=(2,))
-    return write_demo_page(catalog.parent, catalog, tour, labels)
+    return write_demo_page(catalog, tour)
 
 
 def _tag_rows(tour: Tour) -> Iterator[tuple[str, str, str]]:

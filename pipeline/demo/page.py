@@ -73,8 +73,8 @@ class DemoPage:
     version: str
 
 
-def write_demo_page(folder: Path, catalog: Path, tour: Tour, labels: Path) -> Path:
-    """Show a tour in `index.html`, in the folder of the catalog; it holds its pictures. Raises CatvecError."""
+def write_demo_page(catalog: Path, tour: Tour) -> Path:
+    """Show a tour in `index.html`, beside the catalog; it holds its pictures. Raises CatvecError."""
     tagged, wrong = _choose(tour)
     by_id = {one.product.product_id: one for one in tour.tagged}
     shown = [*tagged, *wrong, *(by_id[found.like] for found in tour.found if found.like is not None)]
@@ -88,10 +88,10 @@ def write_demo_page(folder: Path, catalog: Path, tour: Tour, labels: Path) -> Pa
         shares=_shares(tour),
         tagged=tuple(_show_tags(one, pictures) for one in tagged),
         wrong=tuple(_show_tags(one, pictures) for one in wrong),
-        tag_command=f"catvec tag {labels.name}",
+        tag_command=tour.tag_command,
         version=__version__,
     )
-    path = folder / "index.html"
+    path = catalog.with_name("index.html")
     write_atomically(path, render(page, "demo.html.j2").encode())
     return path
 

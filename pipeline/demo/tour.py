@@ -67,6 +67,7 @@ class Tour:
     """Everything there is to show. `tagged` has the products in the catalog's order."""
 
     found: tuple[Found, ...]
+    tag_command: str
     tagging: Tagging
     tagged: tuple[Tagged, ...]
 
@@ -75,12 +76,19 @@ class Tour:
         return sum(one.is_right(attribute) for one in self.tagged)
 
 
-def walk(url: str, catalog: Path, labels: Path, *, model: str) -> Tour:
-    """Search the catalog, and tag it. `model` is the model's name in the database. Raises CatvecError."""
+def walk(url: str, catalog: Path, labels: Path, *, model: str, options: str) -> Tour:
+    """Search the catalog, and tag it.
+
+    `model` is the model's name in the database, `options` end the commands that do the same. Raises CatvecError.
+    """
     query = Query(k=HITS, model=model)
-    found = (*(_search(url, wanted, query) for wanted in ASKED), _similar(url, LIKE, query))
-    tagging = tag(url, labels, EncoderChoice(model=model), calibrate={})
-    return Tour(found=found, tagging=tagging, tagged=_read_tagged(url, catalog, model))
+    found = (*(_search(url, wanted, query, options) for wanted in ASKED), _similar(url, LIKE, query, options))
+    return Tour(
+        found=found,
+        tag_command=f"catvec tag {shlex.quote(str(labels))}{options}",
+        tagging=tag(url, labels, EncoderChoice(model=model), calibrate={}),
+        tagged=_read_tagged(url, catalog, model),
+    )
 
 
 def write_labels(folder: Path) -> Path:
@@ -93,23 +101,23 @@ def write_labels(folder: Path) -> Path:
     return path
 
 
-def _search(url: str, wanted: Wanted, query: Query) -> Found:
+def _search(url: str, wanted: Wanted, query: Query, options: str) -> Found:
     combined = [*(part for one in wanted.like for part in ("--like", one))]
     combined += [part for words in wanted.minus for part in ("--minus", words)]
     text = wanted.text or ""
     return Found(
         name="by words and likeness" if combined else "by words",
-        command=shlex.join(["catvec", "search", text, *combined, "-k", str(query.k)]),
+        command=shlex.join(["catvec", "search", text, *combined, "-k", str(query.k)]) + options,
         text=text,
         like=next(iter(wanted.like), None),
         hits=tuple(search(url, wanted, query)),
     )
 
 
-def _similar(url: str, product_id: str, query: Query) -> Found:
+def _similar(url: str, product_id: str, query: Query, options: str) -> Found:
     return Found(
         name="by likeness",
-        command=shlex.join(["catvec", "similar", product_id, "-k", str(query.k)]),
+        command=shlex.join(["catvec", "similar", product_id, "-k", str(query.k)]) + options,
         text="",
         like=product_id,
         hits=tuple(similar(url, product_id, query)),
@@ -125,7 +133,8 @@ def _read_tagged(url: str, catalog: Path, model: str) -> tuple[Tagged, ...]:
         tags = read_tags(session.connection(), choose_model(session.connection(), model))
     products = (one for one in read_catalog(CatalogSettings(uri=str(catalog))) if isinstance(one, Product))
     return tuple(
-        Tagged(product=one, tags={name: label for name, (label,) in tags[one.product_id].items()})
+        # the reader may have tagged by other attributes since
+        Tagged(product=one, tags={name: tags[one.product_id][name][0] for name in LABELS})
         for one in products
         if one.product_id in tags
     )

@@ -37,8 +37,11 @@ def test_the_demo_finds_tags_and_shows_its_broken_entries_without_database_or_ne
     assert "navy striped t-shirt" in page
     assert page.count('<img src="data:image/jpeg;base64,') > 4 * 5 + 12
     assert "://" not in re.sub(r'"data:[^"]*"', "", page)
+    assert f"search &#39;navy striped t-shirt&#39; -k 5 --home {embedded_home}" in page
     again = catvec("tag", folder / "labels.yaml", "--home", embedded_home, "--json").json()
     assert (again["products"], again["tagged"]) == (40, 0)
+    (folder / "own.yaml").write_text("style: {labels: [plain, striped], exclusive: false}\n")
+    assert catvec("tag", folder / "own.yaml", "--home", embedded_home).code == 0
     failures = catvec("failures", "--home", embedded_home, "--json").json()["failures"]
     assert sorted((row["product_id"], row["code"]) for row in failures) == [
         ("broken-empty", "empty"),
