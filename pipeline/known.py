@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import compress
@@ -12,7 +13,7 @@ import numpy as np
 from pipeline.names import plain
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -70,21 +71,17 @@ def read_known(
 ) -> Known:
     """The products with a vector under the model and a value of the attribute: category, brand, or one of attrs.
 
-    With `labels`, those whose value is one of them, as `names.plain` compares; else every value is a label.
+    With `labels`, those whose value is one of them; else every value is a label. `names.plain` says what is the same.
     """
     from pipeline.store.tags import read_truth, read_vectors
 
     values = dict(session.run(partial(read_truth, attribute=attribute)))
-    names = (
-        tuple(labels)
-        if labels is not None
-        else tuple(sorted({value for value in values.values() if value is not None}))
-    )
-    numbers = {_key(name, labels): number for number, name in enumerate(names)}
+    names = tuple(labels) if labels is not None else _name_labels(filter(None, values.values()))
+    numbers = {plain(name): number for number, name in enumerate(names)}
     wanted = {
         product: numbers[key]
         for product, value in values.items()
-        if value is not None and (key := _key(value, labels)) in numbers
+        if value is not None and (key := plain(value)) in numbers
     }
     ids = list(wanted)
     pages = [
@@ -107,5 +104,10 @@ def read_known(
     )
 
 
-def _key(value: str, labels: Sequence[str] | None) -> str:
-    return value if labels is None else plain(value)
+def _name_labels(values: Iterable[str]) -> tuple[str, ...]:
+    """Those that are the same under their most frequent spelling; of equally frequent ones, the first in order."""
+    counts = Counter(" ".join(value.split()) for value in values)
+    names: dict[str, str] = {}
+    for spelling in sorted(counts, key=lambda spelling: (-counts[spelling], spelling)):
+        names.setdefault(plain(spelling), spelling)
+    return tuple(sorted(names.values()))

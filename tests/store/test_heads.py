@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pipeline.store.models import StoredModel
 
 DIMS = 8
+LARGEST = ("dress", "bag", "shoe")
 
 
 def fill(shop: Shop, label_of: Callable[[np.ndarray], np.ndarray], *, products: int = 300) -> StoredModel:
@@ -52,7 +53,7 @@ def train(url: str, folder: Path, **settings: Any) -> HeadReport:
 
 
 def by_largest(vectors: np.ndarray) -> np.ndarray:
-    return np.array(["dress", "bag", "shoe"])[vectors[:, :3].argmax(axis=1)]
+    return np.array(LARGEST)[vectors[:, :3].argmax(axis=1)]
 
 
 def by_ring(vectors: np.ndarray) -> np.ndarray:
@@ -156,6 +157,31 @@ def test_values_that_are_no_label_are_left_out_with_a_word(shop: Shop, database_
         "8 products are left out: their kind 'Unknown' is what a product is called that no label fits",
         "8 products are left out: their kind 'xxxxxxxxxxxxxxxxxxxx'… has 201 characters, expected at most 200",
     )
+
+
+def test_a_label_is_what_its_spellings_have_in_common(shop: Shop, database_url: str, tmp_path: Path) -> None:
+    """As everywhere: a second spelling is no second label, and neither is it another value to calibrate by."""
+
+    def as_typed(vectors: np.ndarray) -> np.ndarray:
+        kinds = by_largest(vectors).astype("U9")
+        kinds[1::2] = np.char.capitalize(kinds[1::2])
+        kinds[2::6] = np.char.add(kinds[2::6], "  ")
+        return kinds
+
+    fill(shop, as_typed)
+    counts = shop.all("SELECT btrim(attrs ->> 'kind'), count(*) FROM catvec.products WHERE attrs <> '{}' GROUP BY 1")
+    ways = dict(counts)
+
+    report = train(database_url, tmp_path)
+
+    assert len(ways) == 6
+    frequent = {max(kind, kind.title(), key=lambda way: (ways[way], way == way.title())) for kind in LARGEST}
+    assert set(report.products_by_label) == frequent
+    assert (report.products, report.left_out) == (270, 0)
+    assert report.accuracy >= 0.85
+    found = tag(database_url, tmp_path / "kind.safetensors", EncoderChoice(), calibrate={"kind": "kind"})
+    assert found.calibrations[0].left_out == 0
+    assert found.calibrations[0].accuracy >= 0.85
 
 
 def test_rare_labels_are_left_out_and_too_few_are_refused(shop: Shop, database_url: str, tmp_path: Path) -> None:
