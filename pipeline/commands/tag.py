@@ -149,9 +149,17 @@ def _calibrated(found: Calibration) -> str:
     known = (
         f"{found.products:,} products of known {found.truth!r} ({found.left_out:,} have another, or a list{trained})"
     )
-    fitted = "" if found.fitted == found.temperature else f" (kept: {found.fitted:.3g}, found now, is close)"
-    return (
-        f"{found.attribute}: temperature {found.temperature:.3g}{fitted} by {known}, {found.accuracy:.1%} of them "
-        f"right (always the most frequent label: {found.baseline:.1%}); calibration error {found.ece_before:.3f} "
-        f"before, {found.ece_after:.3f} after"
+    errors = f"{found.ece_before:.3f} " + (
+        f"before, {found.ece_after:.3f} after" if found.helps else f"as it is, {found.ece_after:.3f} by the one found"
     )
+    return (
+        f"{found.attribute}: temperature {found.temperature:.3g}{_kept(found)} by {known}, {found.accuracy:.1%} of "
+        f"them right (always the most frequent label: {found.baseline:.1%}); calibration error {errors}"
+    )
+
+
+def _kept(found: Calibration) -> str:
+    if found.fitted == found.temperature:
+        return ""
+    reason = "is close" if found.helps else "does not make the calibration error less"
+    return f" (kept: {found.fitted:.3g}, found now, {reason})"
