@@ -66,7 +66,7 @@ def tag(
     """Give products labels (colour, pattern, season …) by their pictures, for the view catvec.product_tags."""
     from pipeline.search import EncoderChoice
     from pipeline.tag import drop as drop_attributes
-    from pipeline.tag import tag as tag_products
+    from pipeline.tag import read_source, tag_asked
 
     if (source is None) == (not drop):
         raise ConfigError("give either LABELS or --drop ATTRIBUTE", hint="for example: catvec tag labels.yaml")
@@ -77,10 +77,11 @@ def tag(
         return
     choice = EncoderChoice(model=model, weights=weights, device=device, precision=precision)
     truths = parse_calibrate(calibrate or [])
+    asked = read_source(source, truths)
     progress = Progress(phase="tagging products")
     report = partial(progress.step, unit="products")
     with open_database(db, home) as url, interruptible(progress), progress_shown(progress):
-        tagging = tag_products(url, source, choice, calibrate=truths, report=report)
+        tagging = tag_asked(url, asked, choice, calibrate=truths, report=report)
     if json:
         print_json(tagging)
     else:
