@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import compress
 from typing import TYPE_CHECKING
@@ -29,11 +29,13 @@ PAGE = 2_000
 class Known:
     """Products in the order of their ids: unit vectors float32 [P, D], and the numbers int64 [P] of their labels.
 
-    Of products that show the same images, one is here. `is_learned` [P] says which of them the model, or what stands
-    on it, has learned from. `left_out` have a value that is none of the labels, or several in a list.
+    `urls` are those of their images. Of products that show the same images, one is here. `is_learned` [P] says which
+    of them the model, or what stands on it, has learned from. `left_out` have a value that is none of the labels, or
+    several in a list.
     """
 
     product_ids: tuple[str, ...]
+    urls: tuple[tuple[str, ...], ...] = field(repr=False)  # may hold a password
     vectors: NDArray[np.float32]
     truth: NDArray[np.int64]
     is_learned: NDArray[np.bool_]
@@ -48,6 +50,7 @@ class Known:
         return replace(
             self,
             product_ids=tuple(compress(self.product_ids, wanted)),
+            urls=tuple(compress(self.urls, wanted)),
             vectors=self.vectors[wanted],
             truth=self.truth[wanted],
             is_learned=self.is_learned[wanted],
@@ -73,7 +76,7 @@ def read_known(
 
     With `labels`, those whose value is one of them; else every value is a label. `names.plain` says what is the same.
     """
-    from pipeline.store.tags import read_truth, read_vectors
+    from pipeline.store.tags import read_truth, read_urls, read_vectors
 
     values = dict(session.run(partial(read_truth, attribute=attribute)))
     names = tuple(labels) if labels is not None else _name_labels(filter(None, values.values()))
@@ -84,18 +87,21 @@ def read_known(
         if value is not None and (key := plain(value)) in numbers
     }
     ids = list(wanted)
-    pages = [
-        session.run(partial(read_vectors, model=model, product_ids=ids[start : start + PAGE]))
-        for start in range(0, len(ids), PAGE)
-    ]
+    pieces = [ids[start : start + PAGE] for start in range(0, len(ids), PAGE)]
+    pages = [session.run(partial(read_vectors, model=model, product_ids=piece)) for piece in pieces]
+    places: dict[str, list[str]] = {}
+    for piece in pieces:
+        places |= session.run(partial(read_urls, model=model, product_ids=piece))
     products = [product for page in pages for product in page.product_ids]
     shown = [contents for page in pages for contents in page.contents]
     rows = sorted({contents: row for row, contents in reversed(list(enumerate(shown)))}.values())
     # what was learned from is known under every product that shows it
-    seen = {contents for contents, is_seen in zip(shown, learned.hold(products), strict=True) if is_seen}
+    urls = [tuple(places.get(product, ())) for product in products]
+    seen = set(compress(shown, learned.hold(products, urls)))
     vectors = np.concatenate([np.empty((0, model.dims), dtype=np.float32), *(page.vectors for page in pages)])
     return Known(
         product_ids=tuple(products[row] for row in rows),
+        urls=tuple(urls[row] for row in rows),
         vectors=vectors[rows],
         truth=np.array([wanted[products[row]] for row in rows], dtype=np.int64),
         is_learned=np.array([shown[row] in seen for row in rows], dtype=bool),

@@ -173,6 +173,7 @@ def known(vectors: np.ndarray, truth: np.ndarray, *, learned: int = 0) -> Known:
     count = len(truth)
     return Known(
         product_ids=tuple(map(str, range(count))),
+        urls=((),) * count,
         vectors=vectors,
         truth=truth,
         is_learned=np.arange(count) >= count - learned,
