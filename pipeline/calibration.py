@@ -41,8 +41,8 @@ class Calibration:
     `accuracy` is of the most probable label. `ece_before` (by the judge's own temperature of 1) and `ece_after` are
     expected calibration errors: by how much confidence and accuracy differ on average, 0 to 1. `baseline` would be
     right by always saying the most frequent label. `fitted` is the temperature that was found, `temperature` the one
-    that counts: an earlier one is kept while the new one is close. `uncertainty` is the standard error of its
-    logarithm, about the part by which so few products leave it open. `truth` is the
+    that counts: 1 where the found one makes the error no smaller, and an earlier one while it is close. `uncertainty`
+    is the standard error of its logarithm, about the part by which so few products leave it open. `truth` is the
     attribute of the catalog, `left_out` are products whose value there is none of the labels, `left_out_trained`
     those that the model was trained on, of which none is here unless too few others are; `warnings` say so.
     """
@@ -60,6 +60,11 @@ class Calibration:
     ece_before: float
     ece_after: float
     warnings: tuple[str, ...]
+
+    @property
+    def helps(self) -> bool:
+        """Whether the temperature that was found makes the calibration error smaller."""
+        return self.ece_after < self.ece_before
 
 
 def calibrate(judge: Judge, known: Known, *, name: str, model: str) -> Calibration:
@@ -81,6 +86,7 @@ def calibrate(judge: Judge, known: Known, *, name: str, model: str) -> Calibrati
         )
     fitted = fit_temperature(logits, truth, is_exclusive=judge.is_exclusive)
     accuracy, baseline = float((logits.argmax(axis=1) == truth).mean()), share_of_largest(truth)
+    ece_before, ece_after = expected_error(before, truth), expected_error(after, truth)
     return Calibration(
         attribute=judge.attribute,
         truth=name,
@@ -89,11 +95,12 @@ def calibrate(judge: Judge, known: Known, *, name: str, model: str) -> Calibrati
         left_out_trained=len(known) - len(used),
         accuracy=accuracy,
         baseline=baseline,
-        temperature=fitted,
+        # the doubt of so few products may be more than that of a judge who is nearly always right
+        temperature=fitted if ece_after < ece_before else 1.0,
         fitted=fitted,
         uncertainty=find_uncertainty(logits, fitted, is_exclusive=judge.is_exclusive),
-        ece_before=expected_error(before, truth),
-        ece_after=expected_error(after, truth),
+        ece_before=ece_before,
+        ece_after=ece_after,
         warnings=(
             *warn_of_learned(model, learned=int(used.is_learned.sum()), products=len(used)),
             *warn_of_baseline(judge.attribute, accuracy, baseline),
@@ -103,7 +110,7 @@ def calibrate(judge: Judge, known: Known, *, name: str, model: str) -> Calibrati
 
 def keep_close(found: Calibration, before: float | None) -> Calibration:
     """With the temperature from before, if there is one and the new one cannot be told from it, or is close to it."""
-    if before is None or abs(math.log(found.fitted / before)) > max(CLOSE, found.uncertainty):
+    if before is None or abs(math.log(found.temperature / before)) > max(CLOSE, found.uncertainty):
         return found
     return replace(found, temperature=before)
 

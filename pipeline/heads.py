@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,6 +114,7 @@ def train_head(url: str, settings: HeadSettings, *, model: str | None = None) ->
     fit = _fit(known, settings)
     report = _report(known, fit, settings, model=stored.name, path=path, seconds=time.monotonic() - began)
     report = replace(report, warnings=(*report.warnings, *learned.warnings, *unnamed))
+    used = known.keep(~np.isin(np.arange(len(known)), fit.split.judge))
     write_head(
         path,
         Head(
@@ -124,7 +126,7 @@ def train_head(url: str, settings: HeadSettings, *, model: str | None = None) ->
             fingerprint=stored.fingerprint,
             dims=stored.dims,
             layers=fit.layers,
-            learned=digest_products(known.product_ids[row] for row in (*fit.split.learn, *fit.split.choose)),
+            learned=digest_products(used.product_ids, chain.from_iterable(used.urls)),
             report=asdict(report),
         ),
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import compress
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ import numpy as np
 from pipeline.names import plain
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -28,11 +29,13 @@ PAGE = 2_000
 class Known:
     """Products in the order of their ids: unit vectors float32 [P, D], and the numbers int64 [P] of their labels.
 
-    Of products that show the same images, one is here. `is_learned` [P] says which of them the model, or what stands
-    on it, has learned from. `left_out` have a value that is none of the labels, or several in a list.
+    `urls` are those of their images. Of products that show the same images, one is here. `is_learned` [P] says which
+    of them the model, or what stands on it, has learned from. `left_out` have a value that is none of the labels, or
+    several in a list.
     """
 
     product_ids: tuple[str, ...]
+    urls: tuple[tuple[str, ...], ...] = field(repr=False)  # may hold a password
     vectors: NDArray[np.float32]
     truth: NDArray[np.int64]
     is_learned: NDArray[np.bool_]
@@ -47,6 +50,7 @@ class Known:
         return replace(
             self,
             product_ids=tuple(compress(self.product_ids, wanted)),
+            urls=tuple(compress(self.urls, wanted)),
             vectors=self.vectors[wanted],
             truth=self.truth[wanted],
             is_learned=self.is_learned[wanted],
@@ -70,35 +74,34 @@ def read_known(
 ) -> Known:
     """The products with a vector under the model and a value of the attribute: category, brand, or one of attrs.
 
-    With `labels`, those whose value is one of them, as `names.plain` compares; else every value is a label.
+    With `labels`, those whose value is one of them; else every value is a label. `names.plain` says what is the same.
     """
-    from pipeline.store.tags import read_truth, read_vectors
+    from pipeline.store.tags import read_truth, read_urls, read_vectors
 
     values = dict(session.run(partial(read_truth, attribute=attribute)))
-    names = (
-        tuple(labels)
-        if labels is not None
-        else tuple(sorted({value for value in values.values() if value is not None}))
-    )
-    numbers = {_key(name, labels): number for number, name in enumerate(names)}
+    names = tuple(labels) if labels is not None else _name_labels(filter(None, values.values()))
+    numbers = {plain(name): number for number, name in enumerate(names)}
     wanted = {
         product: numbers[key]
         for product, value in values.items()
-        if value is not None and (key := _key(value, labels)) in numbers
+        if value is not None and (key := plain(value)) in numbers
     }
     ids = list(wanted)
-    pages = [
-        session.run(partial(read_vectors, model=model, product_ids=ids[start : start + PAGE]))
-        for start in range(0, len(ids), PAGE)
-    ]
+    pieces = [ids[start : start + PAGE] for start in range(0, len(ids), PAGE)]
+    pages = [session.run(partial(read_vectors, model=model, product_ids=piece)) for piece in pieces]
+    places: dict[str, list[str]] = {}
+    for piece in pieces:
+        places |= session.run(partial(read_urls, model=model, product_ids=piece))
     products = [product for page in pages for product in page.product_ids]
     shown = [contents for page in pages for contents in page.contents]
     rows = sorted({contents: row for row, contents in reversed(list(enumerate(shown)))}.values())
     # what was learned from is known under every product that shows it
-    seen = {contents for contents, is_seen in zip(shown, learned.hold(products), strict=True) if is_seen}
+    urls = [tuple(places.get(product, ())) for product in products]
+    seen = set(compress(shown, learned.hold(products, urls)))
     vectors = np.concatenate([np.empty((0, model.dims), dtype=np.float32), *(page.vectors for page in pages)])
     return Known(
         product_ids=tuple(products[row] for row in rows),
+        urls=tuple(urls[row] for row in rows),
         vectors=vectors[rows],
         truth=np.array([wanted[products[row]] for row in rows], dtype=np.int64),
         is_learned=np.array([shown[row] in seen for row in rows], dtype=bool),
@@ -107,5 +110,10 @@ def read_known(
     )
 
 
-def _key(value: str, labels: Sequence[str] | None) -> str:
-    return value if labels is None else plain(value)
+def _name_labels(values: Iterable[str]) -> tuple[str, ...]:
+    """Those that are the same under their most frequent spelling; of equally frequent ones, the first in order."""
+    counts = Counter(" ".join(value.split()) for value in values)
+    names: dict[str, str] = {}
+    for spelling in sorted(counts, key=lambda spelling: (-counts[spelling], spelling)):
+        names.setdefault(plain(spelling), spelling)
+    return tuple(sorted(names.values()))

@@ -91,16 +91,26 @@ def tag(
 ) -> Tagging:
     """Bring the tags of a labels file, or of a trained head, up to date under a stored model.
 
-    `calibrate` names attributes of the file, and the attribute of the catalog that holds the truth for each. `report`
-    is told how many products of how many are done. Raises CatvecError.
+    `calibrate` and `report` as in `read_source` and `tag_asked`. Raises CatvecError.
+    """
+    return tag_asked(url, read_source(source, calibrate), choice, calibrate=calibrate, report=report)
+
+
+def tag_asked(
+    url: str,
+    asked: Head | Sequence[Attribute],
+    choice: EncoderChoice,
+    *,
+    calibrate: Mapping[str, str],
+    report: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Tagging:
+    """The same with what `read_source` has read, with this `calibrate`.
+
+    `report` is told how many products of how many are done. Raises CatvecError.
     """
     from pipeline.store.migrate import open_current
     from pipeline.store.models import choose_model
 
-    asked = read_source(source)
-    _check_calibrated(
-        [asked.attribute] if isinstance(asked, Head) else [one.name for one in asked], calibrate, source
-    )
     with open_current(url) as session:
         stored = choose_model(session.connection(), choice.model)
     panel = _head_panel(asked, stored) if isinstance(asked, Head) else _labels_panel(asked, stored, choice)
@@ -170,9 +180,16 @@ def _warn_of_all(asked: Question, counts: Mapping[str, Mapping[str, int]], produ
         )
 
 
-def read_source(path: Path) -> Head | tuple[Attribute, ...]:
-    """A head when it is named so, else a labels file. Raises ModelError, or ConfigError."""
-    return read_head(path) if path.suffix == SUFFIX else read_labels(path)
+def read_source(path: Path, calibrate: Mapping[str, str]) -> Head | tuple[Attribute, ...]:
+    """A head when it is named so, else a labels file.
+
+    `calibrate` names attributes of the file, and the attribute of the catalog that holds the truth for each. Raises
+    ModelError, or ConfigError, also when one of them is not in the file.
+    """
+    asked = read_head(path) if path.suffix == SUFFIX else read_labels(path)
+    names = [asked.attribute] if isinstance(asked, Head) else [one.name for one in asked]
+    _check_calibrated(names, calibrate, path)
+    return asked
 
 
 def drop(url: str, attributes: Sequence[str], model: str | None) -> str:

@@ -89,9 +89,11 @@ def retrieval(
     **options: Any,
 ) -> None:
     """Measure how well titles find their products, and products their titles: recall, MRR and median rank."""
+    from pipeline.evaluate.demands import refuse_other_groups
     from pipeline.evaluate.retrieval import SCORES, evaluate_retrieval, tabulate
 
     evaluation = _prepare(_read_settings(options), SCORES, options)
+    refuse_other_groups(evaluation.demands, by)
     question = evaluation.question(model, weights, options)
     with evaluation.begun() as (url, progress):
         judged = evaluate_retrieval(url, question, by=by, progress=progress)

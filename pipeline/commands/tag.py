@@ -66,7 +66,7 @@ def tag(
     """Give products labels (colour, pattern, season …) by their pictures, for the view catvec.product_tags."""
     from pipeline.search import EncoderChoice
     from pipeline.tag import drop as drop_attributes
-    from pipeline.tag import tag as tag_products
+    from pipeline.tag import read_source, tag_asked
 
     if (source is None) == (not drop):
         raise ConfigError("give either LABELS or --drop ATTRIBUTE", hint="for example: catvec tag labels.yaml")
@@ -77,10 +77,11 @@ def tag(
         return
     choice = EncoderChoice(model=model, weights=weights, device=device, precision=precision)
     truths = parse_calibrate(calibrate or [])
+    asked = read_source(source, truths)
     progress = Progress(phase="tagging products")
     report = partial(progress.step, unit="products")
     with open_database(db, home) as url, interruptible(progress), progress_shown(progress):
-        tagging = tag_products(url, source, choice, calibrate=truths, report=report)
+        tagging = tag_asked(url, asked, choice, calibrate=truths, report=report)
     if json:
         print_json(tagging)
     else:
@@ -149,9 +150,17 @@ def _calibrated(found: Calibration) -> str:
     known = (
         f"{found.products:,} products of known {found.truth!r} ({found.left_out:,} have another, or a list{trained})"
     )
-    fitted = "" if found.fitted == found.temperature else f" (kept: {found.fitted:.3g}, found now, is close)"
-    return (
-        f"{found.attribute}: temperature {found.temperature:.3g}{fitted} by {known}, {found.accuracy:.1%} of them "
-        f"right (always the most frequent label: {found.baseline:.1%}); calibration error {found.ece_before:.3f} "
-        f"before, {found.ece_after:.3f} after"
+    errors = f"{found.ece_before:.3f} " + (
+        f"before, {found.ece_after:.3f} after" if found.helps else f"as it is, {found.ece_after:.3f} by the one found"
     )
+    return (
+        f"{found.attribute}: temperature {found.temperature:.3g}{_kept(found)} by {known}, {found.accuracy:.1%} of "
+        f"them right (always the most frequent label: {found.baseline:.1%}); calibration error {errors}"
+    )
+
+
+def _kept(found: Calibration) -> str:
+    if found.fitted == found.temperature:
+        return ""
+    reason = "is close" if found.helps else "does not make the calibration error less"
+    return f" (kept: {found.fitted:.3g}, found now, {reason})"

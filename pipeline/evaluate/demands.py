@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -49,6 +50,18 @@ def _parse(text: str, known: Sequence[str]) -> Demand:
     if name.rpartition(":")[2] not in known:
         raise ConfigError(f"--fail-under {name!r} is not measured, there are: {', '.join(known)}")
     return Demand(name=name, least=least)
+
+
+def refuse_other_groups(demands: Sequence[Demand], by: str | None) -> None:
+    """Raises ConfigError for a demand of a group, ATTRIBUTE=VALUE and a colon, that is not reported apart."""
+    for demand in demands:
+        group, _, _ = demand.name.rpartition(":")
+        if group and (by is None or not group.startswith(f"{by}=")):
+            now = "no --by is given" if by is None else f"--by is {by!r}"
+            raise ConfigError(
+                f"--fail-under {demand.name!r} names a group, and {now}",
+                hint=f"report that attribute's groups: --by {shlex.quote(group.partition('=')[0])}",
+            )
 
 
 def find_unmet(demands: Sequence[Demand], scores: Mapping[str, float]) -> list[str]:

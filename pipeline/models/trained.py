@@ -40,16 +40,18 @@ class TrainedProducts:
         return known & np.array([_is_url(url) for url in urls], dtype=np.bool_)
 
 
-def digest_products(product_ids: Iterable[str]) -> TrainedProducts:
-    return TrainedProducts(digests=np.unique(_digests(product_ids)))
+def digest_products(product_ids: Iterable[str], urls: Iterable[str] = ()) -> TrainedProducts:
+    """What is to be remembered of products and of the URLs of their images."""
+    names = (*product_ids, *(_image(url) for url in urls if _is_url(url)))
+    return TrainedProducts(digests=np.unique(_digests(names)))
 
 
 def write_trained_products(
     folder: Path, product_ids: Iterable[str], urls: Iterable[str] = (), *, before: TrainedProducts | None = None
 ) -> None:
     """Note in a model's folder what it was trained on, and the model it was made from `before`. Raises OSError."""
-    digests = _digests([*product_ids, *(_image(url) for url in urls if _is_url(url))])
-    np.save(folder / FILE_NAME, np.unique(digests if before is None else np.concatenate([digests, before.digests])))
+    digests = digest_products(product_ids, urls).digests
+    np.save(folder / FILE_NAME, digests if before is None else np.union1d(digests, before.digests))
 
 
 def read_trained_products(folder: Path) -> TrainedProducts | None:

@@ -131,6 +131,13 @@ SELECT v.product_id, v.content_sha256, v.embedding
  ORDER BY v.product_id, v.content_sha256
 """
 
+READ_URLS = """
+SELECT v.product_id, array_agg(v.url ORDER BY v.url)
+  FROM catvec.{view} v
+ WHERE v.product_id = ANY (%s)
+ GROUP BY v.product_id
+"""
+
 DELETE_TAGS = """
 DELETE FROM catvec_store.product_tags
  WHERE product_id = ANY (%(products)s)
@@ -318,6 +325,12 @@ def read_vectors(connection: Connection, model: StoredModel, product_ids: Sequen
         contents=[hashlib.sha256(b"".join(hashes)).digest()[:DIGEST_BYTES] for _, hashes in groups],
         vectors=unit_means(images, np.cumsum([0, *(len(hashes) for _, hashes in groups)])[:-1]),
     )
+
+
+def read_urls(connection: Connection, model: StoredModel, product_ids: Sequence[str]) -> dict[str, list[str]]:
+    """Where the images of these products with vectors stand, as far as they have one."""
+    query = sql.SQL(READ_URLS).format(view=sql.Identifier(model.view))
+    return dict(connection.execute(query, (list(product_ids),)).fetchall())
 
 
 def keep_products(connection: Connection, product_ids: Sequence[str]) -> list[str]:

@@ -173,6 +173,18 @@ def test_limits_that_are_not_met_end_with_3(catvec: Catvec, judged: Judged) -> N
     assert outcome.err.splitlines()[-1] == f"not good enough: recall@1 is {least:.3f}, expected 1"
 
 
+def test_a_limit_for_a_group_without_by_is_refused_before_any_work(catvec: Catvec) -> None:
+    limits = ("--fail-under", "held_out=yes:recall@1=0.9")
+
+    outcome = catvec("evaluate", "retrieval", "--db", "postgresql://nowhere.invalid/x", *limits)
+
+    assert outcome.complaint() == (
+        2,
+        "--fail-under 'held_out=yes:recall@1' names a group, and no --by is given",
+        "report that attribute's groups: --by held_out",
+    )
+
+
 def test_a_reader_may_judge(catvec: Catvec, changeable: Judged, roles: None) -> None:
     grant(changeable.url)
 

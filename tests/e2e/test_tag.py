@@ -213,6 +213,19 @@ def test_what_makes_no_sense_is_refused(
     assert healthy.execute(TAGS) == []
 
 
+@pytest.mark.parametrize("arguments", [("nothing.yaml",), ("labels.yaml", "--calibrate", "size")])
+def test_the_file_is_read_before_any_work(
+    catvec: Catvec, labels: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(labels.parent)
+
+    refused = catvec("tag", *arguments, "--db", "postgresql://nowhere.invalid/x")
+
+    assert refused.code == 2
+    assert refused.err.startswith("error: ")
+    assert "tagging products" not in refused.err
+
+
 def test_a_model_without_words_cannot_judge_by_them(
     catvec: Catvec, healthy: Healthy, labels: Path, tiny_image_only: Path
 ) -> None:

@@ -21,15 +21,18 @@ from pipeline.tag import tag
 from tests.fixtures.store import Shop, model_spec, product
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from pipeline.store.models import StoredModel
 
 DIMS = 8
+LARGEST = ("dress", "bag", "shoe")
 
 
-def fill(shop: Shop, label_of: Callable[[np.ndarray], np.ndarray], *, products: int = 300) -> StoredModel:
+def fill(
+    shop: Shop, label_of: Callable[[np.ndarray], np.ndarray], *, products: int = 300, place: str = ""
+) -> StoredModel:
     """Products at random places, whose attribute `kind` follows from the place; a tenth says nothing of it."""
     generator = np.random.default_rng(2)
     vectors = generator.standard_normal((products, DIMS))
@@ -37,7 +40,9 @@ def fill(shop: Shop, label_of: Callable[[np.ndarray], np.ndarray], *, products: 
     kinds = label_of(vectors)
     shop.sync(
         *(
-            product(f"P{row:03}", f"{row}.jpg", row=row, attrs={} if row % 10 == 0 else {"kind": str(kinds[row])})
+            product(
+                f"P{row:03}", f"{place}{row}.jpg", row=row, attrs={} if row % 10 == 0 else {"kind": str(kinds[row])}
+            )
             for row in range(products)
         )
     )
@@ -52,7 +57,7 @@ def train(url: str, folder: Path, **settings: Any) -> HeadReport:
 
 
 def by_largest(vectors: np.ndarray) -> np.ndarray:
-    return np.array(["dress", "bag", "shoe"])[vectors[:, :3].argmax(axis=1)]
+    return np.array(LARGEST)[vectors[:, :3].argmax(axis=1)]
 
 
 def by_ring(vectors: np.ndarray) -> np.ndarray:
@@ -158,6 +163,31 @@ def test_values_that_are_no_label_are_left_out_with_a_word(shop: Shop, database_
     )
 
 
+def test_a_label_is_what_its_spellings_have_in_common(shop: Shop, database_url: str, tmp_path: Path) -> None:
+    """As everywhere: a second spelling is no second label, and neither is it another value to calibrate by."""
+
+    def as_typed(vectors: np.ndarray) -> np.ndarray:
+        kinds = by_largest(vectors).astype("U9")
+        kinds[1::2] = np.char.capitalize(kinds[1::2])
+        kinds[2::6] = np.char.add(kinds[2::6], "  ")
+        return kinds
+
+    fill(shop, as_typed)
+    counts = shop.all("SELECT btrim(attrs ->> 'kind'), count(*) FROM catvec.products WHERE attrs <> '{}' GROUP BY 1")
+    ways = dict(counts)
+
+    report = train(database_url, tmp_path)
+
+    assert len(ways) == 6
+    frequent = {max(kind, kind.title(), key=lambda way: (ways[way], way == way.title())) for kind in LARGEST}
+    assert set(report.products_by_label) == frequent
+    assert (report.products, report.left_out) == (270, 0)
+    assert report.accuracy >= 0.85
+    found = tag(database_url, tmp_path / "kind.safetensors", EncoderChoice(), calibrate={"kind": "kind"})
+    assert found.calibrations[0].left_out == 0
+    assert found.calibrations[0].accuracy >= 0.85
+
+
 def test_rare_labels_are_left_out_and_too_few_are_refused(shop: Shop, database_url: str, tmp_path: Path) -> None:
     def with_rare(vectors: np.ndarray) -> np.ndarray:
         kinds = by_largest(vectors)
@@ -174,9 +204,9 @@ def test_rare_labels_are_left_out_and_too_few_are_refused(shop: Shop, database_u
         train(database_url, tmp_path, attribute="colour")
 
 
-def learn(shop: Shop, model: StoredModel, folder: Path, rows: range) -> None:
-    """Let the model's folder say that it was trained on these products."""
-    write_trained_products(folder, [f"P{row:03}" for row in rows])
+def learn(shop: Shop, model: StoredModel, folder: Path, rows: range, urls: Sequence[str] = ()) -> None:
+    """Let the model's folder say that it was trained on these products, and on these images."""
+    write_trained_products(folder, [f"P{row:03}" for row in rows], urls)
     shop.all("UPDATE catvec_store.models SET location = %s RETURNING 1", str(folder))
 
 
@@ -207,6 +237,19 @@ def test_what_the_model_was_trained_on_is_learned_from_but_not_judged_by(
     ).calibrations[0]
     assert (found.products, found.left_out_trained) == (report.held_out, 270 - report.held_out)
     assert found.accuracy == pytest.approx(report.accuracy, abs=1e-4)
+
+
+def test_who_shows_a_photo_that_was_learned_from_is_no_test(shop: Shop, database_url: str, tmp_path: Path) -> None:
+    """Of a size that came later the model, and the head, know the photo, though not the id."""
+    place = "https://shop/"
+    model = fill(shop, by_largest, place=place)
+    learn(shop, model, tmp_path, range(0), [f"{place}{row}.jpg" for row in range(200)])
+
+    report = train(database_url, tmp_path)
+
+    assert (report.products, report.trained) == (270, 180)
+    learned = read_head(tmp_path / "kind.safetensors").learned
+    assert learned.hold_images([f"{place}{row}.jpg" for row in range(300)]).sum() == 270 - report.held_out
 
 
 def test_too_few_that_the_model_has_not_seen_are_judged_by_with_a_warning(

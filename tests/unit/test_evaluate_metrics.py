@@ -13,7 +13,7 @@ import pytest
 from pipeline.errors import ConfigError
 from pipeline.evaluate import ranking
 from pipeline.evaluate.compare import Comparison, Contest
-from pipeline.evaluate.demands import find_unmet, parse_demands
+from pipeline.evaluate.demands import find_unmet, parse_demands, refuse_other_groups
 from pipeline.evaluate.gallery import Coverage, Gallery
 from pipeline.evaluate.metrics import (
     MEASURES,
@@ -379,6 +379,18 @@ def test_a_demand_for_an_unknown_group_names_the_groups() -> None:
 
     expected = "--fail-under 'colour=rde:recall@1' is not measured, there are: recall@1, colour=red:recall@1"
     assert caught.value.message == expected
+
+
+@pytest.mark.parametrize(("by", "now"), [(None, "no --by is given"), ("brand", "--by is 'brand'")])
+def test_a_demand_for_a_group_that_is_not_reported_says_how_it_would_be(by: str | None, now: str) -> None:
+    demands = parse_demands(["recall@1=0.5", "held out=yes:recall@1=0.5"], ["recall@1"])
+
+    with pytest.raises(ConfigError) as caught:
+        refuse_other_groups(demands, by)
+
+    assert caught.value.message == f"--fail-under 'held out=yes:recall@1' names a group, and {now}"
+    assert caught.value.hint == "report that attribute's groups: --by 'held out'"
+    refuse_other_groups(demands, "held out")
 
 
 def test_what_falls_short_is_said_with_enough_digits() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.calibration import calibrate, expected_error, fit_temperature
+from pipeline.calibration import calibrate, expected_error, fit_temperature, keep_close
 from pipeline.judging import Judge, choose_labels, to_probabilities, zero_shot_judge
 from pipeline.known import Known
 from pipeline.labels import Attribute, Label, against_vectors, label_vectors
@@ -173,6 +173,7 @@ def known(vectors: np.ndarray, truth: np.ndarray, *, learned: int = 0) -> Known:
     count = len(truth)
     return Known(
         product_ids=tuple(map(str, range(count))),
+        urls=((),) * count,
         vectors=vectors,
         truth=truth,
         is_learned=np.arange(count) >= count - learned,
@@ -211,7 +212,22 @@ def test_calibration_makes_confidence_what_is_right() -> None:
     assert found.ece_before > 0.1
     assert found.ece_after < 0.05
     assert found.accuracy == pytest.approx((logits.argmax(axis=1) == truth).mean())
-    assert found.temperature > 1
+    assert found.temperature == found.fitted > 1
+
+
+def test_a_temperature_that_does_not_help_is_not_used() -> None:
+    """Always right and nearly sure of it, which 40 products cannot show: the doubt of 1/42 would be too much."""
+    vectors, truth = np.tile(np.eye(4, dtype=np.float32), (10, 1)), np.tile(np.arange(4), 10)
+
+    found = calibrate(judge((7 * np.eye(4)).tolist()), known(vectors, truth), name="farbe", model="tiny")
+
+    assert found.ece_before == pytest.approx(3 / (np.exp(7) + 3), rel=1e-3)
+    assert found.ece_after == pytest.approx(1 / 22, abs=0.005)  # of halves of about 20
+    assert (found.temperature, found.helps) == (1.0, False)
+    assert found.fitted > 1
+    # one from before goes, unless it cannot be told from 1
+    assert keep_close(found, 100 * found.fitted).temperature == 1.0
+    assert keep_close(found, 1.01).temperature == 1.01
 
 
 def test_the_calibration_error_is_the_papers() -> None:
