@@ -397,6 +397,35 @@ def test_recall_counts_an_image_that_shares_its_title_and_no_tie(new_model: Path
     assert found["image_to_text_recall@5"] == 1.0
 
 
+def test_recall_is_the_same_in_half_precision(new_model: Path) -> None:
+    """Vectors that are nearer to each other than bfloat16 tells apart."""
+    chance = torch.Generator().manual_seed(1)
+    spread = 0.05 * torch.randn(64, 16, generator=chance)
+    titles = torch.nn.functional.normalize(torch.randn(1, 16, generator=chance) + spread, dim=1)
+    images = torch.nn.functional.normalize(titles + 0.002 * torch.randn(64, 16, generator=chance), dim=1)
+
+    class Known(Objective):
+        def encode_images(self, pixels: torch.Tensor, draws: torch.Tensor | None = None) -> torch.Tensor:
+            return images[pixels[:, 0, 0, 0].long()]
+
+        def encode_texts(self, **texts: torch.Tensor) -> torch.Tensor:
+            return titles[texts["input_ids"][:, 0]]
+
+    start = open_start(new_model, "new")
+    objective = Known(start.model, start.preprocess, device="cpu")
+    pixels = np.zeros((64, 2, 2, 3), dtype=np.uint8)
+    pixels[:, 0, 0, 0] = np.arange(64)
+    judge = Judge(pixels, Titles(tokens={"input_ids": torch.arange(64)[:, None]}, of_pairs=np.arange(64)), "cpu")
+
+    exact = judge.measure(objective)
+    with torch.autocast("cpu", torch.bfloat16):
+        in_half = judge.measure(objective)
+
+    assert exact is not None
+    assert exact["recall@1"] > 0.8
+    assert in_half == exact
+
+
 def test_more_layers_than_there_are_cannot_be_tuned(tiny_clip: Path) -> None:
     model = load_model(tiny_clip)
     refuse_more_layers(model, "last:2")
