@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "numpy", "pillow")
 SCRIPT = re.compile(r"titles with (.+) letters")
 """the names of counts of titles"""
+LEARNED_BEFORE = "products judged on that were learned from before"
+"""the name of the count that makes all numbers too kind"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +151,19 @@ def _metrics(record: Record) -> list[str]:
         "`catvec evaluate retrieval` asks each product once, finds it by the nearest of its images, and looks among "
         "as many products as the database holds, so its numbers are others.",
         "",
+        *_warnings(record),
         *_table("metric", "value", {name: f"{value:.4f}" for name, value in record.metrics.items()}),
+    ]
+
+
+def _warnings(record: Record) -> list[str]:
+    learned = record.data.get(LEARNED_BEFORE)
+    if not learned:
+        return []
+    return [
+        f"{record.base} had learned {learned:,} of the {record.data['products kept apart']:,} products that were "
+        "kept apart: the numbers say little about products that it has not seen.",
+        "",
     ]
 
 

@@ -63,6 +63,7 @@ def _count(job: Job, learned: Part, judged: Part) -> dict[str, int]:
         **count_scripts(set(learned.titles)),
         "products kept apart": len(judged.products),
         "images judged on": min(len(judged.pairs), MOST_JUDGED),
+        **judged.counts,
         "products without a title": len(pairs.untitled),
         **{what: count for what, count in rare.items() if count},
         **{f"images left out, {code}": count for code, count in bad_images.items()},

@@ -75,6 +75,7 @@ def train(settings: TrainSettings, output: Path, around: Surroundings) -> Traine
 def _train(job: Job, output: str, clock: Clock) -> Trained:
     from pipeline.train.result import make_record, save, tell_left_out
     from pipeline.train.tune import refuse_more_layers
+    from pipeline.train.unseen import leave_out_learned
 
     start = _open_start(job)
     refuse_more_layers(start.model, job.settings.tune)
@@ -82,6 +83,7 @@ def _train(job: Job, output: str, clock: Clock) -> Trained:
     learned, judged = _read_parts(job, start.preprocess)
     tell_left_out(job, learned, judged)
     _check_images(job, learned, judged)
+    judged = leave_out_learned(job, start, judged)
     learned_titles = titles.keep(learned.pixels.rows)
     _check_titles(learned.pairs, learned_titles, start)
     trainer, finish = _prepare(job, start, learned, judged, learned_titles, on_save=clock.keep)

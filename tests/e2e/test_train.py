@@ -487,6 +487,45 @@ def test_what_the_first_model_learned_from_is_not_forgotten(tmp_path: Path, trai
     assert len(after.digests) == len(before.digests) + 16
 
 
+def test_what_the_first_model_learned_from_is_not_judged_on(tmp_path: Path, trained: tuple[Path, Trained]) -> None:
+    rows = write_tiles(tmp_path / "more", products=100)
+    said: list[str] = []
+
+    # the first 64 are those of the first model, which learned 58; the seed divides them otherwise
+    found = train_on(
+        rows, tmp_path / "out", base=str(trained[0]), epochs=1, validation_share=0.9, seed=5, tell=said.append
+    )
+
+    left_out = found.data["products left out of those kept apart, learned from before"]
+    left = found.data["products kept apart"]
+    assert left == found.data["images judged on"]
+    assert (left + left_out + found.data["products learned from"], left > 20, left_out > 40) == (100, True, True)
+    assert (
+        f"{trained[0]} has learned {left_out} of the {left + left_out} products that are kept apart: they are left "
+        f"out, and it is judged on the other {left}"
+    ) in said
+    assert "says little" not in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_judgement_by_what_was_learned_is_told(tmp_path: Path, tiles: Path, trained: tuple[Path, Trained]) -> None:
+    said: list[str] = []
+
+    found = train_on(
+        tiles, tmp_path / "out", base=str(trained[0]), epochs=1, validation_share=0.5, seed=5, tell=said.append
+    )
+
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    known, apart = found.data["products judged on that were learned from before"], found.data["products kept apart"]
+    warned = [text for text in said if text.startswith(f"{trained[0]} has learned {known} of the {apart} products")]
+    assert 20 < known < apart
+    assert len(warned) == 1
+    assert warned[0].endswith(
+        f"and {apart - known} others would be too few to judge on: it is judged on all, and Recall@K says little "
+        "about products that it has not seen"
+    )
+    assert f"had learned {known} of the {apart} products that were kept apart: the numbers say little" in card
+
+
 def test_a_model_without_a_text_side_is_refused(tmp_path: Path, tiles: Path, tiny_image_only: Path) -> None:
     with pytest.raises(
         ModelError, match=r"tiny-image-only' has no text side, expected one: training compares images"
