@@ -18,6 +18,7 @@ from pipeline.engine.stop import Stop
 from pipeline.errors import BreakerError, CatalogError, CatvecError, ConfigError, LockedError, ModelError
 from pipeline.models.trained import read_trained_products
 from pipeline.models.weights import load_model
+from pipeline.progress import Progress
 from pipeline.settings import FetchSettings
 from tests.fixtures.catalogs import photo, write_catalog
 from tests.fixtures.colours import train_on, write_tiles
@@ -318,6 +319,48 @@ def test_each_image_is_fetched_once_whatever_begins_anew(
     assert found.data["images learned from"] == 12
     # those of another division took up room for nobody
     assert (len(before), len(after), before & after) == (2, 2, set())
+
+
+class Interrupting(Progress):
+    """Breaks off when so many images were read, as a signal does, and looks what is written down by then."""
+
+    def __init__(self, after: int, pixels: Path) -> None:
+        super().__init__()
+        self._after = after
+        self._pixels = pixels
+        self.kept = 0
+
+    def step(self, done: int, total: int, *, unit: str, waits_for: str = "") -> None:
+        super().step(done, total, unit=unit, waits_for=waits_for)
+        if unit == "images" and done == self._after:
+            self.kept = sum(int(np.load(path).sum()) for path in self._pixels.glob("*/read.npy"))
+            raise KeyboardInterrupt
+
+
+def test_images_that_were_read_stay_read_when_reading_is_broken_off(
+    tmp_path: Path, shop_catalog: ShopCatalog, image_server: ImageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog, output, stop = shop_catalog(12), tmp_path / "out", Stop()
+    begun: dict[str, Any] = {"fetch": FetchSettings(allow_private_hosts=True), "validation_share": 0.0}
+    first = Interrupting(5, tmp_path / "out.training" / "pixels")
+    second = Interrupting(4, tmp_path / "out.training" / "pixels")
+
+    with pytest.raises(KeyboardInterrupt):
+        train_on(catalog, output, progress=first, **begun)
+    asked = image_server.requests.total()
+    monkeypatch.setattr("pipeline.train.pixels.KEPT_AFTER_S", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        train_on(catalog, output, progress=second, **begun)
+    asked_again = image_server.requests.total() - asked
+    asked += asked_again
+    stop.ask("SIGTERM")
+    with pytest.raises(KeyboardInterrupt):
+        train_on(catalog, output, stop=stop, **begun)
+
+    # the second wrote down what it had as it went, so that it could have been killed
+    assert (first.kept, second.kept) == (0, 5 + 4)
+    assert asked_again <= 12 - 5
+    assert image_server.requests.total() - asked == 12 - 5 - 4
 
 
 def test_an_outage_while_images_are_read_is_made_up_for(
