@@ -135,7 +135,7 @@ def _limits(record: Record, reads: Reads) -> list[str]:
 def _licence(record: Record) -> str:
     unnamed = (
         "None is given: who may use these weights is for those to say who hold the rights to the images and titles. "
-        "Name it here, and as `license:` at the top, before you pass the model on (`--license` does so)."
+        "Name it here, and as `license:` at the top, before you pass the model on (or train with `--license`)."
     )
     own = f"{record.license}." if record.license else unnamed
     return own if record.base is None else f"{own} That of {record.base}, which it was made from, holds as well."

@@ -177,8 +177,15 @@ def test_a_finished_training_is_not_done_again(tiles: Path, trained: tuple[Path,
     output, found = trained
     before = (output / "model.safetensors").stat().st_mtime_ns
 
+    said: list[str] = []
     again = train_on(tiles, output, evaluate_every=10)
+    train_on(tiles, output, evaluate_every=10, license="mit", restart=True, tell=said.append)
 
+    assert said == [
+        f"the model in '{output}' is finished and stays: to train anew choose another --output",
+        f"the model in '{output}' is finished, and its card was made without --license: nothing was changed. Write "
+        f"'license: mit' into the head of {output / 'README.md'}, and what stands under Licence there",
+    ]
     assert (again.is_new, again.metrics, again.steps) == (False, found.metrics, 40)
     assert (output / "model.safetensors").stat().st_mtime_ns == before
     with pytest.raises(ConfigError, match=r"undisturbed' was trained with --epochs 40, now it is 41"):
