@@ -253,17 +253,29 @@ def test_what_cannot_be_used_is_counted_and_named(tmp_path: Path, tiles: Path) -
     rows = read_rows(tiles)
     rows[3] |= {"title": ""}
     rows[4] |= {"image": "gone.png"}
+    rows[5] |= {"image": "../elsewhere.png"}
+    rows[6] |= {"image": ""}
+    rows[7] |= {"id": ""}
     catalog = write_catalog(tiles.parent / "faulty.csv", rows)
     said: list[str] = []
 
     found = train_on(catalog, tmp_path / "out", epochs=1, tell=said.append)
 
     named = read_rows(tmp_path / "out.left_out.csv")
-    assert {row["product_id"]: row["code"] for row in named} == {"T003": "no_title", "T004": "file_not_found"}
+    assert {row["product_id"]: row["code"] for row in named} == {
+        "T003": "no_title", "T004": "file_not_found", "T005": "outside_root", "T006": "no_image", "": "missing_id"
+    }  # fmt: skip
+    assert next(row["detail"] for row in named if not row["product_id"]) == "row 8: column 'id' is empty"
     assert found.data["products without a title"] == 1
-    assert found.data["images left out, file_not_found"] == 1
+    # each once
+    assert {what: count for what, count in found.data.items() if "left out" in what or "without images" in what} == {
+        "images left out, file_not_found": 1, "catalog rows left out, outside_root": 1,
+        "catalog rows left out, no_image": 1, "catalog rows left out, missing_id": 1,
+    }  # fmt: skip
     # before the first step
-    assert said[0].startswith("left out: 1 file_not_found, 1 no_title (T004, T003); all are named in")
+    assert said[0].startswith(
+        "left out: 1 file_not_found, 1 no_title, 1 outside_root, 1 no_image, 1 missing_id (T004, T003, T005 …); all"
+    )
 
 
 def test_it_is_refused_to_train_on_the_rest_when_most_images_fail(tmp_path: Path, tiles: Path) -> None:

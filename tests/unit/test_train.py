@@ -287,13 +287,15 @@ def test_rows_of_one_product_share_the_first_title() -> None:
         product(1, title=None, images=("1-back.jpg", "1.jpg")),
         BadRow(row=3, code="no_id", detail=""),
         product(2, title=None),
+        product(1, title=None, images=()),
+        BadRow(row=5, code="no_image", detail="", product_id="P1"),
     ]
 
     found = collect_pairs(rows, replace(SETTINGS, validation_share=0.0))
 
     assert [(pair.image.url, pair.title) for pair in found.train] == [("1.jpg", "red mug"), ("1-back.jpg", "red mug")]
     assert [pair.image.image_id for pair in found.train] == [0, 1]
-    assert (found.untitled, found.bad_rows) == (("P2",), {"no_id": 1})
+    assert (found.untitled, found.bad_codes) == (("P2",), {"no_id": 1})
 
 
 @pytest.mark.parametrize(
