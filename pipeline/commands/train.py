@@ -134,6 +134,6 @@ def _train_model(
 
 def _print(trained: Trained) -> None:
     print_table(("metric", "value"), trained.metrics.items(), right=(1,))
-    done = f"trained in {trained.seconds:,.0f} s" if trained.is_new else "was trained already"
+    done = f"trained in {trained.seconds:,.0f} s" if trained.is_new else "was trained already and is as it was"
     say(f"{trained.folder}: {done}, {trained.steps:,} steps, the best one {trained.best_step:,}")
     say(f"to use it: catvec run CATALOG --model {trained.folder}")

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "numpy", "pillow")
 SCRIPT = re.compile(r"titles with (.+) letters")
 """the names of counts of titles"""
+LEARNED_BEFORE = "products judged on that were learned from before"
+"""the name of the count that makes all numbers too kind"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +135,7 @@ def _limits(record: Record, reads: Reads) -> list[str]:
 def _licence(record: Record) -> str:
     unnamed = (
         "None is given: who may use these weights is for those to say who hold the rights to the images and titles. "
-        "Name it here, and as `license:` at the top, before you pass the model on (`--license` does so)."
+        "Name it here, and as `license:` at the top, before you pass the model on (or train with `--license`)."
     )
     own = f"{record.license}." if record.license else unnamed
     return own if record.base is None else f"{own} That of {record.base}, which it was made from, holds as well."
@@ -149,7 +151,19 @@ def _metrics(record: Record) -> list[str]:
         "`catvec evaluate retrieval` asks each product once, finds it by the nearest of its images, and looks among "
         "as many products as the database holds, so its numbers are others.",
         "",
+        *_warnings(record),
         *_table("metric", "value", {name: f"{value:.4f}" for name, value in record.metrics.items()}),
+    ]
+
+
+def _warnings(record: Record) -> list[str]:
+    learned = record.data.get(LEARNED_BEFORE)
+    if not learned:
+        return []
+    return [
+        f"{record.base} had learned {learned:,} of the {record.data['products kept apart']:,} products that were "
+        "kept apart: the numbers say little about products that it has not seen.",
+        "",
     ]
 
 

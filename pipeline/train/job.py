@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
@@ -46,10 +46,11 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Part:
-    """One part's pairs whose images could be read, with the pixels of all."""
+    """One part's pairs whose images could be read, with the pixels of all; `counts` is what else the card says."""
 
     pairs: Sequence[Pair]
     pixels: Pixels
+    counts: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def titles(self) -> list[str]:

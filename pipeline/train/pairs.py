@@ -37,10 +37,10 @@ class Pair:
 class Pairs:
     """What the catalog gives to learn from and to judge on, and what it does not.
 
-    `untitled` products have images and no title, `without_images` counts those without images; `other_parts` counts
-    the products of --split-column that belong to neither part, by what stands there. `sharing` is how many products
-    have an image that others have too, `astride` how many images stand in both parts, which only --split-column
-    brings about.
+    `untitled` products have images and no title, `without_images` counts those without images, each of which has its
+    reason in `bad_rows`; `other_parts` counts the products of --split-column that belong to neither part, by what
+    stands there. `sharing` is how many products have an image that others have too, `astride` how many images stand
+    in both parts, which only --split-column brings about.
     """
 
     train: tuple[Pair, ...]
@@ -48,9 +48,13 @@ class Pairs:
     untitled: tuple[str, ...]
     without_images: int
     other_parts: Mapping[str, int]
-    bad_rows: Mapping[str, int]
+    bad_rows: tuple[BadRow, ...]
     sharing: int
     astride: int
+
+    @property
+    def bad_codes(self) -> Counter[str]:
+        return Counter(row.code for row in self.bad_rows)
 
     def digest(self) -> str:
         """What is learned from and judged on, in 16 hex digits."""
@@ -84,10 +88,10 @@ def collect_pairs(rows: Iterable[Product | BadRow | Deletion], settings: TrainSe
     Raises ConfigError when --split-column is no column or names no part, CatalogError when nothing has a title.
     """
     seen: dict[str, _Seen] = {}
-    bad_rows: Counter[str] = Counter()
+    bad_rows: list[BadRow] = []
     for row in rows:
         if isinstance(row, BadRow):
-            bad_rows[row.code] += 1
+            bad_rows.append(row)
         elif isinstance(row, Product):
             # exports with a row for each image have the title in the first only
             product = seen.setdefault(row.product_id, _Seen(title=None, part=_part(row, settings)))
@@ -107,12 +111,18 @@ def collect_pairs(rows: Iterable[Product | BadRow | Deletion], settings: TrainSe
         untitled=tuple(product_id for product_id, product in seen.items() if product.images and not product.title),
         without_images=sum(not product.images for product in seen.values()),
         other_parts=Counter(product.part or "" for product in seen.values() if product.part not in parts),
-        bad_rows=bad_rows,
+        bad_rows=tuple(row for row in bad_rows if not _is_made_up_for(row, seen)),
         sharing=sum(size for size in sizes.values() if size > 1),
         astride=len(train & validation),
     )
     _check(found, settings)
     return found
+
+
+def _is_made_up_for(row: BadRow, seen: Mapping[str, _Seen]) -> bool:
+    """A row without an image is no loss where another row of the product has one."""
+    product = seen.get(row.product_id or "")
+    return row.code == "no_image" and product is not None and bool(product.images)
 
 
 def _heads(seen: Mapping[str, _Seen]) -> dict[str, str]:
@@ -202,5 +212,5 @@ def _why_nothing(pairs: Pairs) -> tuple[str, str | None]:
         )
     if pairs.without_images:
         return f"none of {pairs.without_images:,} products has an image", "--image-column names the column of images"
-    bad_rows = "".join(f", {count:,} rows are {code}" for code, count in pairs.bad_rows.items())
+    bad_rows = "".join(f", {count:,} rows are {code}" for code, count in pairs.bad_codes.items())
     return f"the catalog has no products{bad_rows}", None

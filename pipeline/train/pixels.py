@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 
 MARGIN = 1.125
 """how much larger than the model's input images are kept, so that a crop of them is no blur"""
-KEPT_EVERY = 2000
-"""images after which it is written down which are there: what a kill costs"""
+KEPT_EVERY, KEPT_AFTER_S = 2000, 10.0
+"""images, or seconds, after which it is written down which are there: what a kill costs"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +93,10 @@ def read_pixels(
     if todo:
         # on the cores even where a GPU could: it is done once
         decoder = choose_decoder(settings.decode, spec, [])
-        asyncio.run(_read_all(todo, cache, decoder, _Reading(settings=settings, progress=progress)))
-        cache.keep()
+        try:
+            asyncio.run(_read_all(todo, cache, decoder, _Reading(settings=settings, progress=progress)))
+        finally:  # also when it is interrupted
+            cache.keep()
     return cache.pixels()
 
 
@@ -123,7 +126,7 @@ class _Cache:
         if self._failed.is_file():
             known = json.loads(self._failed.read_text(encoding="utf-8"))
             self._left_out = {int(row): LeftOut(**left) for row, left in known.items()}
-        self._unsaved = 0
+        self._unsaved, self._kept_at = 0, time.monotonic()
 
     def lacks(self, row: int, settled: Container[str]) -> bool:
         """Whether the image is to be read, because it was not yet or its failure is not settled."""
@@ -134,12 +137,16 @@ class _Cache:
         self._images[row] = pixels
         self._is_read[row] = True
         self._left_out.pop(row, None)
-        self._unsaved += 1
-        if self._unsaved >= KEPT_EVERY:
-            self.keep()
+        self._keep_at_times()
 
     def leave_out(self, row: int, left: LeftOut) -> None:
         self._left_out[row] = left
+        self._keep_at_times()
+
+    def _keep_at_times(self) -> None:
+        self._unsaved += 1
+        if self._unsaved >= KEPT_EVERY or time.monotonic() - self._kept_at >= KEPT_AFTER_S:
+            self.keep()
 
     def keep(self) -> None:
         """Pixels first: what is written down as read must be there."""
@@ -149,7 +156,7 @@ class _Cache:
         temporary.replace(self._known)
         known = {row: asdict(left) for row, left in sorted(self._left_out.items())}
         write_atomically(self._failed, json.dumps(known, ensure_ascii=False))
-        self._unsaved = 0
+        self._unsaved, self._kept_at = 0, time.monotonic()
 
     def pixels(self) -> Pixels:
         left_out = tuple(left for row, left in sorted(self._left_out.items()) if not self._is_read[row])

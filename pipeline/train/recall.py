@@ -57,9 +57,14 @@ class Judge:
         `catvec evaluate` asks and finds products. Equal similarities count as wrong. None when a vector is not
         finite.
         """
-        similarity = self._encode_images(objective) @ self._encode_titles(objective).T
-        if not torch.isfinite(similarity).all():
-            return None
+        images, titles = self._encode_images(objective), self._encode_titles(objective)
+        # autocast, which encoding may be under, would round similarities until most are equal
+        with torch.autocast(device_type=images.device.type, enabled=False):
+            similarity = images @ titles.T
+            return self._count(similarity) if torch.isfinite(similarity).all() else None
+
+    def _count(self, similarity: Tensor) -> dict[str, float]:
+        """`similarity` float32 [N, titles]."""
         of_pairs = torch.from_numpy(self._titles.of_pairs).to(similarity.device)
         own = similarity[torch.arange(len(of_pairs)), of_pairs]
         is_own = torch.zeros_like(similarity, dtype=torch.bool)

@@ -51,7 +51,6 @@ def make_record(job: Job, trainer: ContrastiveTrainer, learned: Part, judged: Pa
 def _count(job: Job, learned: Part, judged: Part) -> dict[str, int]:
     pairs = job.pairs
     rare = {
-        "products without images": pairs.without_images,
         "products that share an image": pairs.sharing,
         "images in both parts": pairs.astride,
     }
@@ -63,11 +62,12 @@ def _count(job: Job, learned: Part, judged: Part) -> dict[str, int]:
         **count_scripts(set(learned.titles)),
         "products kept apart": len(judged.products),
         "images judged on": min(len(judged.pairs), MOST_JUDGED),
+        **judged.counts,
         "products without a title": len(pairs.untitled),
         **{what: count for what, count in rare.items() if count},
         **{f"images left out, {code}": count for code, count in bad_images.items()},
         **{f"products left out, their part is {part!r}": count for part, count in pairs.other_parts.items()},
-        **{f"catalog rows left out, {code}": count for code, count in pairs.bad_rows.items()},
+        **{f"catalog rows left out, {code}": count for code, count in pairs.bad_codes.items()},
     }
 
 
@@ -98,6 +98,7 @@ def tell_left_out(job: Job, learned: Part, judged: Part) -> None:
     """Name what could not be used, beside the model: its own folder tells nobody what the shop sells."""
     left = [(left.product_id, left.code, left.detail) for part in (learned, judged) for left in part.pixels.left_out]
     left += [(product_id, "no_title", "the product has no title") for product_id in job.pairs.untitled]
+    left += [(row.product_id or "", row.code, f"row {row.row}: {row.detail}") for row in job.pairs.bad_rows]
     path = job.work.output.with_name(f"{job.work.output.name}.left_out.csv")
     if not left:
         path.unlink(missing_ok=True)  # what an earlier command said is mended
@@ -106,5 +107,6 @@ def tell_left_out(job: Job, learned: Part, judged: Part) -> None:
     csv.writer(text, lineterminator="\n").writerows([("product_id", "code", "detail"), *left])
     write_atomically(path, text.getvalue())
     by_code = ", ".join(f"{count:,} {code}" for code, count in Counter(code for _, code, _ in left).most_common())
-    first = ", ".join(product_id for product_id, _, _ in left[:3]) + (" …" if len(left) > 3 else "")
-    job.around.tell(f"left out: {by_code} ({first}); all are named in {path}")
+    named = [product_id for product_id, _, _ in left if product_id]
+    first = f" ({', '.join(named[:3])}{' …' if len(named) > 3 else ''})" if named else ""
+    job.around.tell(f"left out: {by_code}{first}; all are named in {path}")

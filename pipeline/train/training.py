@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pipeline.settings import TrainSettings
     from pipeline.train.job import Surroundings
     from pipeline.train.pairs import Pair, Pairs
-    from pipeline.train.record import Trained
+    from pipeline.train.record import Record, Trained
     from pipeline.train.start import Start
     from pipeline.train.tokens import Titles
     from pipeline.train.trainer import ContrastiveTrainer, Plan
@@ -61,6 +61,7 @@ def train(settings: TrainSettings, output: Path, around: Surroundings) -> Traine
     if known is not None:
         hint = "nothing is overwritten: choose another --output"
         refuse_others(known.decisive, job.decisive, f"the model in {str(output)!r} was trained", hint)
+        _tell_finished(known, settings, output, around)
         return known.trained(str(output), is_new=False)
     try:
         with job.work.begun(job.decisive, restart=around.restart, began=began) as clock:
@@ -72,9 +73,23 @@ def train(settings: TrainSettings, output: Path, around: Surroundings) -> Traine
         ) from error
 
 
+def _tell_finished(known: Record, settings: TrainSettings, output: Path, around: Surroundings) -> None:
+    """What was asked for and is not done; the card may have been written on by hand since."""
+    if around.restart:
+        around.tell(f"the model in {str(output)!r} is finished and stays: to train anew choose another --output")
+    if settings.license not in (None, known.license):
+        made = f"with --license {known.license}" if known.license else "without --license"
+        around.tell(
+            f"the model in {str(output)!r} is finished, and its card was made {made}: "
+            f"nothing was changed. Write 'license: {settings.license}' into the head of {output / 'README.md'}, and "
+            "what stands under Licence there"
+        )
+
+
 def _train(job: Job, output: str, clock: Clock) -> Trained:
     from pipeline.train.result import make_record, save, tell_left_out
     from pipeline.train.tune import refuse_more_layers
+    from pipeline.train.unseen import leave_out_learned
 
     start = _open_start(job)
     refuse_more_layers(start.model, job.settings.tune)
@@ -82,6 +97,7 @@ def _train(job: Job, output: str, clock: Clock) -> Trained:
     learned, judged = _read_parts(job, start.preprocess)
     tell_left_out(job, learned, judged)
     _check_images(job, learned, judged)
+    judged = leave_out_learned(job, start, judged)
     learned_titles = titles.keep(learned.pixels.rows)
     _check_titles(learned.pairs, learned_titles, start)
     trainer, finish = _prepare(job, start, learned, judged, learned_titles, on_save=clock.keep)

@@ -18,6 +18,7 @@ from pipeline.engine.stop import Stop
 from pipeline.errors import BreakerError, CatalogError, CatvecError, ConfigError, LockedError, ModelError
 from pipeline.models.trained import read_trained_products
 from pipeline.models.weights import load_model
+from pipeline.progress import Progress
 from pipeline.settings import FetchSettings
 from tests.fixtures.catalogs import photo, write_catalog
 from tests.fixtures.colours import train_on, write_tiles
@@ -176,8 +177,15 @@ def test_a_finished_training_is_not_done_again(tiles: Path, trained: tuple[Path,
     output, found = trained
     before = (output / "model.safetensors").stat().st_mtime_ns
 
+    said: list[str] = []
     again = train_on(tiles, output, evaluate_every=10)
+    train_on(tiles, output, evaluate_every=10, license="mit", restart=True, tell=said.append)
 
+    assert said == [
+        f"the model in '{output}' is finished and stays: to train anew choose another --output",
+        f"the model in '{output}' is finished, and its card was made without --license: nothing was changed. Write "
+        f"'license: mit' into the head of {output / 'README.md'}, and what stands under Licence there",
+    ]
     assert (again.is_new, again.metrics, again.steps) == (False, found.metrics, 40)
     assert (output / "model.safetensors").stat().st_mtime_ns == before
     with pytest.raises(ConfigError, match=r"undisturbed' was trained with --epochs 40, now it is 41"):
@@ -245,17 +253,29 @@ def test_what_cannot_be_used_is_counted_and_named(tmp_path: Path, tiles: Path) -
     rows = read_rows(tiles)
     rows[3] |= {"title": ""}
     rows[4] |= {"image": "gone.png"}
+    rows[5] |= {"image": "../elsewhere.png"}
+    rows[6] |= {"image": ""}
+    rows[7] |= {"id": ""}
     catalog = write_catalog(tiles.parent / "faulty.csv", rows)
     said: list[str] = []
 
     found = train_on(catalog, tmp_path / "out", epochs=1, tell=said.append)
 
     named = read_rows(tmp_path / "out.left_out.csv")
-    assert {row["product_id"]: row["code"] for row in named} == {"T003": "no_title", "T004": "file_not_found"}
+    assert {row["product_id"]: row["code"] for row in named} == {
+        "T003": "no_title", "T004": "file_not_found", "T005": "outside_root", "T006": "no_image", "": "missing_id"
+    }  # fmt: skip
+    assert next(row["detail"] for row in named if not row["product_id"]) == "row 8: column 'id' is empty"
     assert found.data["products without a title"] == 1
-    assert found.data["images left out, file_not_found"] == 1
+    # each once
+    assert {what: count for what, count in found.data.items() if "left out" in what or "without images" in what} == {
+        "images left out, file_not_found": 1, "catalog rows left out, outside_root": 1,
+        "catalog rows left out, no_image": 1, "catalog rows left out, missing_id": 1,
+    }  # fmt: skip
     # before the first step
-    assert said[0].startswith("left out: 1 file_not_found, 1 no_title (T004, T003); all are named in")
+    assert said[0].startswith(
+        "left out: 1 file_not_found, 1 no_title, 1 outside_root, 1 no_image, 1 missing_id (T004, T003, T005 …); all"
+    )
 
 
 def test_it_is_refused_to_train_on_the_rest_when_most_images_fail(tmp_path: Path, tiles: Path) -> None:
@@ -318,6 +338,48 @@ def test_each_image_is_fetched_once_whatever_begins_anew(
     assert found.data["images learned from"] == 12
     # those of another division took up room for nobody
     assert (len(before), len(after), before & after) == (2, 2, set())
+
+
+class Interrupting(Progress):
+    """Breaks off when so many images were read, as a signal does, and looks what is written down by then."""
+
+    def __init__(self, after: int, pixels: Path) -> None:
+        super().__init__()
+        self._after = after
+        self._pixels = pixels
+        self.kept = 0
+
+    def step(self, done: int, total: int, *, unit: str, waits_for: str = "") -> None:
+        super().step(done, total, unit=unit, waits_for=waits_for)
+        if unit == "images" and done == self._after:
+            self.kept = sum(int(np.load(path).sum()) for path in self._pixels.glob("*/read.npy"))
+            raise KeyboardInterrupt
+
+
+def test_images_that_were_read_stay_read_when_reading_is_broken_off(
+    tmp_path: Path, shop_catalog: ShopCatalog, image_server: ImageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog, output, stop = shop_catalog(12), tmp_path / "out", Stop()
+    begun: dict[str, Any] = {"fetch": FetchSettings(allow_private_hosts=True), "validation_share": 0.0}
+    first = Interrupting(5, tmp_path / "out.training" / "pixels")
+    second = Interrupting(4, tmp_path / "out.training" / "pixels")
+
+    with pytest.raises(KeyboardInterrupt):
+        train_on(catalog, output, progress=first, **begun)
+    asked = image_server.requests.total()
+    monkeypatch.setattr("pipeline.train.pixels.KEPT_AFTER_S", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        train_on(catalog, output, progress=second, **begun)
+    asked_again = image_server.requests.total() - asked
+    asked += asked_again
+    stop.ask("SIGTERM")
+    with pytest.raises(KeyboardInterrupt):
+        train_on(catalog, output, stop=stop, **begun)
+
+    # the second wrote down what it had as it went, so that it could have been killed
+    assert (first.kept, second.kept) == (0, 5 + 4)
+    assert asked_again <= 12 - 5
+    assert image_server.requests.total() - asked == 12 - 5 - 4
 
 
 def test_an_outage_while_images_are_read_is_made_up_for(
@@ -485,6 +547,45 @@ def test_what_the_first_model_learned_from_is_not_forgotten(tmp_path: Path, trai
     assert before is not None
     assert after is not None
     assert len(after.digests) == len(before.digests) + 16
+
+
+def test_what_the_first_model_learned_from_is_not_judged_on(tmp_path: Path, trained: tuple[Path, Trained]) -> None:
+    rows = write_tiles(tmp_path / "more", products=100)
+    said: list[str] = []
+
+    # the first 64 are those of the first model, which learned 58; the seed divides them otherwise
+    found = train_on(
+        rows, tmp_path / "out", base=str(trained[0]), epochs=1, validation_share=0.9, seed=5, tell=said.append
+    )
+
+    left_out = found.data["products left out of those kept apart, learned from before"]
+    left = found.data["products kept apart"]
+    assert left == found.data["images judged on"]
+    assert (left + left_out + found.data["products learned from"], left > 20, left_out > 40) == (100, True, True)
+    assert (
+        f"{trained[0]} has learned {left_out} of the {left + left_out} products that are kept apart: they are left "
+        f"out, and it is judged on the other {left}"
+    ) in said
+    assert "says little" not in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_judgement_by_what_was_learned_is_told(tmp_path: Path, tiles: Path, trained: tuple[Path, Trained]) -> None:
+    said: list[str] = []
+
+    found = train_on(
+        tiles, tmp_path / "out", base=str(trained[0]), epochs=1, validation_share=0.5, seed=5, tell=said.append
+    )
+
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    known, apart = found.data["products judged on that were learned from before"], found.data["products kept apart"]
+    warned = [text for text in said if text.startswith(f"{trained[0]} has learned {known} of the {apart} products")]
+    assert 20 < known < apart
+    assert len(warned) == 1
+    assert warned[0].endswith(
+        f"and {apart - known} others would be too few to judge on: it is judged on all, and Recall@K says little "
+        "about products that it has not seen"
+    )
+    assert f"had learned {known} of the {apart} products that were kept apart: the numbers say little" in card
 
 
 def test_a_model_without_a_text_side_is_refused(tmp_path: Path, tiles: Path, tiny_image_only: Path) -> None:

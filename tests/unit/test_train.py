@@ -287,13 +287,15 @@ def test_rows_of_one_product_share_the_first_title() -> None:
         product(1, title=None, images=("1-back.jpg", "1.jpg")),
         BadRow(row=3, code="no_id", detail=""),
         product(2, title=None),
+        product(1, title=None, images=()),
+        BadRow(row=5, code="no_image", detail="", product_id="P1"),
     ]
 
     found = collect_pairs(rows, replace(SETTINGS, validation_share=0.0))
 
     assert [(pair.image.url, pair.title) for pair in found.train] == [("1.jpg", "red mug"), ("1-back.jpg", "red mug")]
     assert [pair.image.image_id for pair in found.train] == [0, 1]
-    assert (found.untitled, found.bad_rows) == (("P2",), {"no_id": 1})
+    assert (found.untitled, found.bad_codes) == (("P2",), {"no_id": 1})
 
 
 @pytest.mark.parametrize(
@@ -395,6 +397,35 @@ def test_recall_counts_an_image_that_shares_its_title_and_no_tie(new_model: Path
     assert found is not None
     assert (found["image_to_text_recall@1"], found["text_to_image_recall@1"], found["recall@1"]) == (0.5, 1.0, 0.75)
     assert found["image_to_text_recall@5"] == 1.0
+
+
+def test_recall_is_the_same_in_half_precision(new_model: Path) -> None:
+    """Vectors that are nearer to each other than bfloat16 tells apart."""
+    chance = torch.Generator().manual_seed(1)
+    spread = 0.05 * torch.randn(64, 16, generator=chance)
+    titles = torch.nn.functional.normalize(torch.randn(1, 16, generator=chance) + spread, dim=1)
+    images = torch.nn.functional.normalize(titles + 0.002 * torch.randn(64, 16, generator=chance), dim=1)
+
+    class Known(Objective):
+        def encode_images(self, pixels: torch.Tensor, draws: torch.Tensor | None = None) -> torch.Tensor:
+            return images[pixels[:, 0, 0, 0].long()]
+
+        def encode_texts(self, **texts: torch.Tensor) -> torch.Tensor:
+            return titles[texts["input_ids"][:, 0]]
+
+    start = open_start(new_model, "new")
+    objective = Known(start.model, start.preprocess, device="cpu")
+    pixels = np.zeros((64, 2, 2, 3), dtype=np.uint8)
+    pixels[:, 0, 0, 0] = np.arange(64)
+    judge = Judge(pixels, Titles(tokens={"input_ids": torch.arange(64)[:, None]}, of_pairs=np.arange(64)), "cpu")
+
+    exact = judge.measure(objective)
+    with torch.autocast("cpu", torch.bfloat16):
+        in_half = judge.measure(objective)
+
+    assert exact is not None
+    assert exact["recall@1"] > 0.8
+    assert in_half == exact
 
 
 def test_more_layers_than_there_are_cannot_be_tuned(tiny_clip: Path) -> None:
