@@ -40,8 +40,8 @@ THRESHOLD = 0.5
 """more probable than everything else together"""
 AGAINST = ("product", "object", "thing", "photo")
 """what a label that is judged on its own is compared with: words that fit every picture. A model puts a word that it
-never learned anywhere, so several: of the labels that the demo's model gives 78 % are right, and 97 % of what there
-is to find is given; with "product" alone 11 % and 100 % (benchmarks/results/independent.json)"""
+never learned anywhere, so several: of the labels that the demo's model gives 84 % are right, and 98 % of what there
+is to find is given; with "product" alone 12 % and 100 % (benchmarks/results/independent.json)"""
 
 EXAMPLE = "for example: colour: [red, green, navy]"
 
