@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,11 +27,8 @@ class Learned:
     def hold(self, product_ids: Sequence[str], urls: Sequence[Sequence[str]]) -> NDArray[np.bool_]:
         """Which of the products were learned from, bool [N], by themselves or by one of their images' URLs."""
         found = np.zeros(len(product_ids), dtype=bool)
-        rows = np.repeat(np.arange(len(product_ids)), np.array([len(images) for images in urls], dtype=np.int64))
-        flat = list(chain.from_iterable(urls))
         for trained in self.trained:
-            found |= trained.hold(product_ids)
-            found[rows[trained.hold_images(flat)]] = True
+            found |= trained.hold_any(product_ids, urls)
         return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import compress
+from itertools import compress, pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -144,8 +144,8 @@ def open_judged(session: Session, question: Question, attribute: str | None, pro
 
 def find_learned(gallery: Gallery, trained: TrainedProducts) -> NDArray[np.bool_]:
     """Which products, bool [P], by themselves or by an image that they share with one of them."""
-    by_image = np.logical_or.reduceat(trained.hold_images(gallery.urls), gallery.starts)
-    return trained.hold(gallery.product_ids) | by_image
+    bounds = pairwise([*gallery.starts.tolist(), len(gallery.urls)])
+    return trained.hold_any(gallery.product_ids, [gallery.urls[start:end] for start, end in bounds])
 
 
 def read_gallery(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,6 +39,13 @@ class TrainedProducts:
         """Which of the images the model was trained on, bool [N], as far as they stand at URLs."""
         known = np.isin(_digests(map(_image, urls)), self.digests)
         return known & np.array([_is_url(url) for url in urls], dtype=np.bool_)
+
+    def hold_any(self, product_ids: Sequence[str], urls: Sequence[Sequence[str]]) -> NDArray[np.bool_]:
+        """Which of the products were learned from, bool [N], by themselves or by one of their images' `urls` [N]."""
+        found = self.hold(product_ids)
+        rows = np.repeat(np.arange(len(urls)), np.array([len(images) for images in urls], dtype=np.int64))
+        found[rows[self.hold_images(list(chain.from_iterable(urls)))]] = True
+        return found
 
 
 def digest_products(product_ids: Iterable[str], urls: Iterable[str] = ()) -> TrainedProducts:

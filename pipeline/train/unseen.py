@@ -26,8 +26,9 @@ def leave_out_learned(job: Job, start: Start, judged: Part) -> Part:
     trained = read_trained_products(start.folder)
     if trained is None or not judged.pairs:
         return judged
-    is_known = trained.hold([pair.product_id for pair in judged.pairs])
-    is_known |= trained.hold_images([pair.image.url for pair in judged.pairs])
+    is_known = trained.hold_any(
+        [pair.product_id for pair in judged.pairs], [(pair.image.url,) for pair in judged.pairs]
+    )
     known = {judged.pairs[row].product_id for row in np.flatnonzero(is_known).tolist()}
     if not known:
         return judged
