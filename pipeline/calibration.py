@@ -86,8 +86,7 @@ def calibrate(judge: Judge, known: Known, *, name: str, model: str) -> Calibrati
         )
     fitted = fit_temperature(logits, truth, is_exclusive=judge.is_exclusive)
     accuracy, baseline = float((logits.argmax(axis=1) == truth).mean()), share_of_largest(truth)
-    ece_before, ece_after = expected_error(before, truth), expected_error(after, truth)
-    return Calibration(
+    found = Calibration(
         attribute=judge.attribute,
         truth=name,
         products=len(truth),
@@ -95,17 +94,18 @@ def calibrate(judge: Judge, known: Known, *, name: str, model: str) -> Calibrati
         left_out_trained=len(known) - len(used),
         accuracy=accuracy,
         baseline=baseline,
-        # the doubt of so few products may be more than that of a judge who is nearly always right
-        temperature=fitted if ece_after < ece_before else 1.0,
+        temperature=fitted,
         fitted=fitted,
         uncertainty=find_uncertainty(logits, fitted, is_exclusive=judge.is_exclusive),
-        ece_before=ece_before,
-        ece_after=ece_after,
+        ece_before=expected_error(before, truth),
+        ece_after=expected_error(after, truth),
         warnings=(
             *warn_of_learned(model, learned=int(used.is_learned.sum()), products=len(used)),
             *warn_of_baseline(judge.attribute, accuracy, baseline),
         ),
     )
+    # the doubt of so few products may be more than that of a judge who is nearly always right
+    return found if found.helps else replace(found, temperature=1.0)
 
 
 def keep_close(found: Calibration, before: float | None) -> Calibration:
