@@ -383,8 +383,7 @@ def write_train_step(result: Result) -> Iterator[str]:
         "are those of its cores."
     )
     yield ""
-    yield "| precision, attention, batch | seconds |"
-    yield "|---|---|"
+    yield from table("precision, attention, batch", "seconds")
     for name, seconds in result["seconds"].items():
         yield f"| {name} | {spread(seconds, 3)} |"
 
