@@ -90,5 +90,5 @@ def _show(url: str, catalog: Path, options: str) -> Path:
 def _tag_rows(tour: Tour) -> Iterator[tuple[str, str, str]]:
     for tagged in tour.tagging.attributes:
         frequent = [f"{label} {products:,}" for label, products in tagged.products_by_label.items()]
-        right = f"{tour.count_right(tagged.attribute):,} of {len(tour.tagged):,}"
+        right = tour.say_right(tagged.attribute)
         yield tagged.attribute, right, ", ".join(frequent[:FREQUENT]) + (", …" if len(frequent) > FREQUENT else "")

@@ -98,8 +98,8 @@ def write_demo_page(catalog: Path, tour: Tour) -> Path:
 
 def _choose(tour: Tour) -> tuple[Sequence[Tagged], Sequence[Tagged]]:
     """The first products of which every tag is right, and the first of which one is not."""
-    right = [one for one in tour.tagged if all(map(one.is_right, one.tags))]
-    wrong = [one for one in tour.tagged if not all(map(one.is_right, one.tags))]
+    right = [one for one in tour.tagged if one.is_all_right]
+    wrong = [one for one in tour.tagged if not one.is_all_right]
     return right[:TAGGED], wrong[:WRONGLY_TAGGED]
 
 
@@ -146,7 +146,7 @@ def _shares(tour: Tour) -> tuple[Share, ...]:
     return tuple(
         Share(
             attribute=tagged.attribute,
-            right=f"{tour.count_right(tagged.attribute):,} of {len(tour.tagged):,}",
+            right=tour.say_right(tagged.attribute),
             labels=", ".join(f"{label} {products:,}" for label, products in tagged.products_by_label.items()),
         )
         for tagged in tour.tagging.attributes

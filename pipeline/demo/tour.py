@@ -61,6 +61,10 @@ class Tagged:
     def is_right(self, attribute: str) -> bool:
         return bool(self.tags[attribute] == self.product.attrs[attribute])
 
+    @property
+    def is_all_right(self) -> bool:
+        return all(map(self.is_right, self.tags))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tour:
@@ -71,9 +75,9 @@ class Tour:
     tagging: Tagging
     tagged: tuple[Tagged, ...]
 
-    def count_right(self, attribute: str) -> int:
-        """How many products were tagged as what the catalog says they are."""
-        return sum(one.is_right(attribute) for one in self.tagged)
+    def say_right(self, attribute: str) -> str:
+        """How many products of how many were tagged as what the catalog says they are."""
+        return f"{sum(one.is_right(attribute) for one in self.tagged):,} of {len(self.tagged):,}"
 
 
 def walk(url: str, catalog: Path, labels: Path, *, model: str, options: str) -> Tour:
